@@ -1,0 +1,159 @@
+//! One call of an operator: the checks of its first phase, the executor between the phases, and the launch.
+
+use super::tensor::{Tensor, TensorMeta};
+use crate::dtype::DType;
+use crate::runtime::memory::{self, Access, Site};
+use crate::status::{Result, Status};
+use crate::{ensure, fail};
+use acl_sys::error::*;
+use std::sync::Arc;
+
+/// What an operator does when its stream reaches it.
+pub type Kernel = Box<dyn Fn(&Launch) -> Result<()> + Send + Sync>;
+
+/// Which way an operator uses a tensor argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Input,
+    Output,
+    InOut,
+}
+
+/// A tensor argument as the executor keeps it: its address can be replaced between launches.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub name: &'static str,
+    pub direction: Direction,
+    pub meta: Arc<TensorMeta>,
+    pub address: u64,
+}
+
+/// The first phase of one operator call: collects arguments and checks them against the operator's page.
+#[derive(Debug)]
+pub struct Call {
+    /// Name with the prefix: `aclnnAdd`.
+    pub op: &'static str,
+    pub(super) slots: Vec<Slot>,
+    /// Bytes of workspace that the second phase must be given.
+    pub workspace: u64,
+}
+
+impl Call {
+    pub(super) fn new(op: &'static str) -> Self {
+        Self { op, slots: Vec::new(), workspace: 0 }
+    }
+
+    /// Asks for `bytes` of workspace, rounded up to 512 as CANN does.
+    pub fn needs_workspace(&mut self, bytes: usize) {
+        self.workspace = bytes.next_multiple_of(512) as u64;
+    }
+
+    /// A parameter error (161002) that names the operator.
+    pub fn invalid<T>(&self, text: impl AsRef<str>) -> Result<T> {
+        Err(Status::new(ACLNN_ERR_PARAM_INVALID, format!("{}: {}", self.op, text.as_ref())))
+    }
+
+    /// Refuses a tensor whose type is not one of `allowed`.
+    pub fn dtype_in(&self, tensor: &Tensor, allowed: &[DType]) -> Result<()> {
+        let names = || allowed.iter().map(DType::to_string).collect::<Vec<_>>().join(", ");
+        ensure!(
+            allowed.contains(&tensor.dtype), ACLNN_ERR_PARAM_INVALID,
+            "{}: {} is {}, wanted one of {}", self.op, tensor.name, tensor.dtype, names()
+        );
+        Ok(())
+    }
+
+    /// Refuses `tensor` unless it has the type of `like`.
+    pub fn same_dtype(&self, tensor: &Tensor, like: &Tensor) -> Result<()> {
+        ensure!(
+            tensor.dtype == like.dtype, ACLNN_ERR_PARAM_INVALID,
+            "{}: {} is {}, wanted {} as {}", self.op, tensor.name, tensor.dtype, like.dtype, like.name
+        );
+        Ok(())
+    }
+
+    /// Refuses `tensor` unless its shape is `shape`.
+    pub fn shape_is(&self, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+        ensure!(
+            tensor.shape == shape, ACLNN_ERR_PARAM_INVALID,
+            "{}: {} has shape {:?}, wanted {shape:?}", self.op, tensor.name, tensor.shape
+        );
+        Ok(())
+    }
+
+    /// Refuses a tensor of fewer or more dimensions than the range allows.
+    pub fn rank_in(&self, tensor: &Tensor, range: std::ops::RangeInclusive<usize>) -> Result<()> {
+        ensure!(
+            range.contains(&tensor.rank()), ACLNN_ERR_PARAM_INVALID,
+            "{}: {} has {} dimensions, wanted {} to {}", self.op, tensor.name, tensor.rank(), range.start(), range.end()
+        );
+        Ok(())
+    }
+
+    /// Shape that `a` and `b` broadcast to, by the rules of NumPy.
+    pub fn broadcast(&self, a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+        let rank = a.len().max(b.len());
+        let size = |shape: &[usize], i: usize| (i + shape.len()).checked_sub(rank).map_or(1, |j| shape[j]);
+        (0..rank)
+            .map(|i| match (size(a, i), size(b, i)) {
+                (x, y) if x == y => Ok(x),
+                (1, y) => Ok(y),
+                (x, 1) => Ok(x),
+                _ => self.invalid(format!("shapes {a:?} and {b:?} do not broadcast")),
+            })
+            .collect()
+    }
+}
+
+/// One launch: the addresses that hold now, and where the launch stands in its stream.
+#[derive(Debug)]
+pub struct Launch {
+    pub op: &'static str,
+    pub addresses: Vec<u64>,
+    /// Device address and size of the workspace.
+    pub workspace: (u64, u64),
+    /// Stream, position and call site, for the race and lifetime checks.
+    pub site: Site,
+}
+
+impl Launch {
+    pub fn address(&self, slot: usize) -> u64 {
+        self.addresses[slot]
+    }
+
+    /// Host view of `[address, address + length)` of device memory, for the simulator's own loops.
+    pub fn resolve(&self, address: u64, length: usize, access: Access, name: &str) -> Result<*mut u8> {
+        memory::resolve(address, length, access, &self.site).map_err(|status| {
+            Status::new(status.code, format!("{}: {name}: {}", self.op, status.message))
+        })
+    }
+}
+
+/// What the first phase leaves for the second.
+pub struct Executor {
+    pub op: &'static str,
+    pub slots: Vec<Slot>,
+    pub workspace: u64,
+    pub kernel: Arc<Kernel>,
+    pub repeatable: bool,
+    pub launched: bool,
+}
+
+impl Executor {
+    /// Finishes the first phase.
+    pub fn new(call: Call, kernel: Kernel) -> Self {
+        let Call { op, slots, workspace } = call;
+        Self { op, slots, workspace, kernel: Arc::new(kernel), repeatable: false, launched: false }
+    }
+
+    /// Replaces the address of the `index`-th input or output (in declaration order).
+    pub fn readdress(&mut self, output: bool, index: usize, address: u64) -> Result<()> {
+        let op = self.op;
+        let wanted = |slot: &&mut Slot| (slot.direction == Direction::Output) == output;
+        match self.slots.iter_mut().filter(wanted).nth(index) {
+            Some(slot) => slot.address = address,
+            None => fail!(ACLNN_ERR_PARAM_INVALID, "{op} has no {} {index}", if output { "output" } else { "input" }),
+        }
+        Ok(())
+    }
+}

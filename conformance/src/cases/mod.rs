@@ -1,0 +1,25 @@
+//! The cases, a file a family of the operator table.
+//!
+//! Shapes are odd on purpose: sizes that are no multiple of a vector, a scalar, views that are not contiguous.
+
+mod binary;
+mod elementwise;
+
+use crate::array::DType;
+use crate::case::{Case, View};
+
+/// The types that language models compute in.
+pub(crate) const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
+
+/// Shapes and views that every elementwise row is tried with.
+pub(crate) const SHAPES: &[(&[usize], View)] = &[
+    (&[5, 7, 11], View::Contiguous),
+    (&[3, 13], View::Transposed),
+    (&[2, 3, 17], View::Window),
+    (&[1], View::Contiguous),
+];
+
+/// Every case of the suite.
+pub fn all() -> Vec<Case> {
+    [elementwise::cases(), binary::cases()].into_iter().flatten().collect()
+}

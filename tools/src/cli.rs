@@ -1,0 +1,157 @@
+//! The command line: what can be asked, with the words of `--help`.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Run language models on Ascend NPUs, NVIDIA GPUs, the CPU, or an NPU that is not there.
+///
+/// Try it on this machine, with nothing installed:
+///   npu-run infer "What is 123 + 456?" --device sim
+///
+/// Then with a checkpoint in Hugging Face layout:
+///   npu-run infer --model path/to/DeepSeek-R1-Distill-Qwen-1.5B "Why is the sky blue?"
+///
+/// On a new Ascend machine, run `npu-run smoke` first.
+#[derive(Debug, Parser)]
+#[command(name = "npu-run", version, verbatim_doc_comment, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a prompt with a model
+    Infer(InferArgs),
+    /// Compute a checkpoint's logits for given tokens, to compare with other frameworks
+    Logits(LogitsArgs),
+    /// Check the machine: libraries, devices, copies, streams and every operator against plain arithmetic
+    Smoke(SmokeArgs),
+}
+
+/// Where to run, and in which precision.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// auto, npu[:INDEX], cuda[:INDEX], cpu, or sim[:SOC] for the simulated NPU (sim:910b4)
+    ///
+    /// `auto` takes an NPU, else a GPU, else the CPU, and says which and why. The simulated NPU is never taken unless
+    /// it is named.
+    #[arg(long, default_value = "auto", value_name = "DEVICE", env = "NPU_RUN_DEVICE")]
+    pub device: String,
+
+    /// Folder of the CANN toolkit, if it is not where ASCEND_HOME_PATH or the loader finds it
+    #[arg(long, value_name = "DIR")]
+    pub cann_home: Option<PathBuf>,
+}
+
+/// Which checkpoint, and how it is loaded.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Checkpoint folder in Hugging Face layout [default: the demo model inside this program, which adds and subtracts]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+
+    /// Precision to compute in: auto (the checkpoint's own where the device has it), f32, f16, bf16
+    #[arg(long, default_value = "auto", value_name = "DTYPE")]
+    pub dtype: String,
+}
+
+#[derive(Debug, Args)]
+pub struct InferArgs {
+    /// The prompt; read from standard input when absent or `-`
+    pub prompt: Option<String>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
+
+    /// Stop after this many generated tokens
+    #[arg(long, default_value_t = 512, value_name = "N", help_heading = "Generation")]
+    pub max_tokens: usize,
+
+    /// 0 picks the likeliest token; higher is more varied [default: the checkpoint's, else 0]
+    #[arg(long, value_name = "T", help_heading = "Generation")]
+    pub temperature: Option<f64>,
+
+    /// Keep the likeliest tokens that together have this probability [default: the checkpoint's]
+    #[arg(long, value_name = "P", help_heading = "Generation")]
+    pub top_p: Option<f64>,
+
+    /// Keep this many of the likeliest tokens [default: the checkpoint's]
+    #[arg(long, value_name = "K", help_heading = "Generation")]
+    pub top_k: Option<usize>,
+
+    /// Keep tokens at least this likely relative to the likeliest
+    #[arg(long, value_name = "P", help_heading = "Generation")]
+    pub min_p: Option<f64>,
+
+    /// Above 1 makes tokens that have occurred less likely [default: the checkpoint's, else 1]
+    #[arg(long, value_name = "R", help_heading = "Generation")]
+    pub repetition_penalty: Option<f64>,
+
+    /// Seed of the sampler; the same seed gives the same text
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Generation")]
+    pub seed: u64,
+
+    /// Wrap the prompt in the checkpoint's chat template [default where it has one]
+    #[arg(long, conflicts_with = "raw", help_heading = "Prompt")]
+    pub chat: bool,
+
+    /// Continue the prompt as it is, without a chat template
+    #[arg(long, help_heading = "Prompt")]
+    pub raw: bool,
+
+    /// System message of the chat
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw", help_heading = "Prompt")]
+    pub system: Option<String>,
+
+    /// Ask a reasoning model to answer without its `<think>` part
+    #[arg(long, conflicts_with = "raw", help_heading = "Prompt")]
+    pub no_think: bool,
+
+    /// Print one JSON report instead of streamed text
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+}
+
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
+
+    /// Safetensors file with `input_ids`, integers [B, T]
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+
+    /// Safetensors file to write: `logits` f32 [B, T, V], and `greedy` [B, N] with --greedy
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Also continue each row by N tokens, the likeliest each time
+    #[arg(long, value_name = "N")]
+    pub greedy: Option<usize>,
+
+    /// Print a JSON report instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SmokeArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+
+    /// Only operators whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    /// Print one JSON report instead of tables
+    #[arg(long)]
+    pub json: bool,
+}

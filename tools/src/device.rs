@@ -1,0 +1,117 @@
+//! `--device`: from the words of the command line to a device, with a line that says what was taken and why.
+
+use crate::cli::DeviceArgs;
+use anyhow::{Context, Result, anyhow, bail};
+use candle_ascend::{CudaDevice, Device, npu::NpuDevice};
+use cann_sim::Embedded;
+use std::sync::Arc;
+
+/// What the user asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Auto,
+    Npu(usize),
+    Cuda(usize),
+    Cpu,
+    /// The simulated CANN, as a named SoC or the default one.
+    Sim(Option<String>),
+}
+
+impl std::str::FromStr for Choice {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (kind, rest) = match text.split_once(':') {
+            Some((kind, rest)) => (kind, Some(rest)),
+            None => (text, None),
+        };
+        let index = || -> Result<usize> {
+            let Some(rest) = rest else { return Ok(0) };
+            rest.parse().map_err(|_| anyhow!("--device {text}: {rest:?} is not a device index; write {kind}:0"))
+        };
+        Ok(match (kind, rest) {
+            ("auto", None) => Choice::Auto,
+            ("cpu", None) => Choice::Cpu,
+            ("npu", _) => Choice::Npu(index()?),
+            ("cuda" | "gpu", _) => Choice::Cuda(index()?),
+            ("sim", soc) => Choice::Sim(soc.map(str::to_owned)),
+            _ => bail!("--device {text}: unknown device; use auto, npu[:INDEX], cuda[:INDEX], cpu or sim[:SOC]"),
+        })
+    }
+}
+
+/// A device with the words that describe it.
+pub struct Opened {
+    pub device: Device,
+    /// One line: what was taken, and for `auto` why.
+    pub line: String,
+}
+
+/// Makes the simulated CANN that is linked into this program known to the backend, which does not depend on it.
+pub fn register_simulator() {
+    candle_ascend::register_simulator(|soc| {
+        let source = Embedded::with_soc(soc).map_err(|status| status.message)?;
+        Ok(Arc::new(source))
+    });
+}
+
+/// Opens the device that the arguments name.
+pub fn open(args: &DeviceArgs) -> Result<Opened> {
+    let choice: Choice = args.device.parse()?;
+    match choice {
+        Choice::Auto => auto(args),
+        Choice::Cpu => Ok(Opened { device: Device::Cpu, line: "cpu".into() }),
+        Choice::Npu(index) => npu(args, index),
+        Choice::Cuda(index) => cuda(index),
+        Choice::Sim(soc) => {
+            let device = NpuDevice::simulated(soc.as_deref().unwrap_or(""), 0).context("opening the simulated NPU")?;
+            let line = format!("simulated NPU: {}", device.describe());
+            Ok(Opened { device: Device::Npu(device), line })
+        }
+    }
+}
+
+fn npu(args: &DeviceArgs, index: usize) -> Result<Opened> {
+    let device = NpuDevice::installed(index, args.cann_home.as_deref()).with_context(|| format!("opening npu:{index}"))?;
+    let line = format!("npu:{index}: {}", device.describe());
+    Ok(Opened { device: Device::Npu(device), line })
+}
+
+fn cuda(index: usize) -> Result<Opened> {
+    use candle_core::backend::BackendDevice;
+    if !cfg!(feature = "cuda") {
+        bail!("--device cuda:{index}: this npu-run was built without CUDA; rebuild it with `--features cuda`");
+    }
+    let device = CudaDevice::new(index).with_context(|| format!("opening cuda:{index}"))?;
+    Ok(Opened { device: Device::Cuda(device), line: format!("cuda:{index}") })
+}
+
+/// The first of NPU, GPU and CPU that opens; the simulated NPU is never taken unasked.
+fn auto(args: &DeviceArgs) -> Result<Opened> {
+    let first_line = |error: anyhow::Error| error.root_cause().to_string().lines().next().unwrap_or("").to_owned();
+    let no_npu = match npu(args, 0) {
+        Ok(opened) => return Ok(opened),
+        Err(error) => first_line(error),
+    };
+    let no_cuda = match cuda(0) {
+        Ok(opened) => return Ok(opened),
+        Err(error) => first_line(error),
+    };
+    Ok(Opened { device: Device::Cpu, line: format!("cpu (no NPU: {no_npu}; no GPU: {no_cuda})") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_words() {
+        assert_eq!("npu:3".parse::<Choice>().unwrap(), Choice::Npu(3));
+        assert_eq!("npu".parse::<Choice>().unwrap(), Choice::Npu(0));
+        assert_eq!("sim:910b4".parse::<Choice>().unwrap(), Choice::Sim(Some("910b4".into())));
+        for (bad, says) in [("tpu", "unknown device"), ("npu:x", "not a device index"), ("cpu:1", "unknown device")] {
+            let error = bad.parse::<Choice>().unwrap_err().to_string();
+            assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! Enumerations of the C interface. C gives each the size of an `int`; they are plain integers here, because a newer
-//! CANN may answer with an enumerator that this list does not know.
+//! CANN may answer with an enumerator that this list does not know. Sentinels that move with the release are left out.
 
-macro_rules! enums {
+/// Declares C enumerations as integers with their enumerators as constants, and lists them as `ENUMS`.
+#[macro_export]
+macro_rules! c_enums {
     ($($name:ident { $($value:ident = $number:literal,)* })*) => {
         $(
             #[allow(non_camel_case_types)]
@@ -17,7 +19,72 @@ macro_rules! enums {
     };
 }
 
-enums! {
+/// Declares constants that C defines by the preprocessor, and lists them as `CONSTANTS`.
+#[macro_export]
+macro_rules! c_constants {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        $($(#[$doc])* pub const $name: u32 = $number;)*
+        /// Every constant, for the test that compares them with the published interface.
+        pub const CONSTANTS: &[(&str, u32)] = &[$((stringify!($name), $number)),*];
+    };
+}
+
+c_constants! {
+    /// Stream flag: launches skip a queue, at the price of memory held for the stream.
+    ACL_STREAM_FAST_LAUNCH = 1,
+    /// Stream flag: synchronisation polls instead of sleeping.
+    ACL_STREAM_FAST_SYNC = 2,
+    /// Stream flag: holds tasks of a captured graph.
+    ACL_STREAM_PERSISTENT = 4,
+    /// Stream flag: has room for more tasks.
+    ACL_STREAM_HUGE = 8,
+    /// Stream flag: for the queues of an AI CPU scheduler.
+    ACL_STREAM_CPU_SCHEDULE = 16,
+    /// Stream flag: only the device itself uses the stream.
+    ACL_STREAM_DEVICE_USE_ONLY = 32,
+    /// Event flag: orders streams.
+    ACL_EVENT_SYNC = 1,
+    /// Event flag: reports progress of a stream that is being captured.
+    ACL_EVENT_CAPTURE_STREAM_PROGRESS = 2,
+    /// Event flag: keeps the time of its recording.
+    ACL_EVENT_TIME_LINE = 8,
+    /// Event flag: only the device itself uses the event.
+    ACL_EVENT_DEVICE_USE_ONLY = 16,
+    /// Event flag: for waiting outside a captured graph.
+    ACL_EVENT_EXTERNAL = 32,
+    /// Event flag: may be shared with another process.
+    ACL_EVENT_IPC = 64,
+    /// Stream failure mode: later tasks run although one failed.
+    ACL_CONTINUE_ON_FAILURE = 0,
+    /// Stream failure mode: later tasks are given up when one fails.
+    ACL_STOP_ON_FAILURE = 1,
+    /// Magic number of a kernel binary for cube cores and mixed kernels.
+    ACL_RT_BINARY_MAGIC_ELF_AICORE = 0x43554245,
+    /// Magic number of a kernel binary for vector cores.
+    ACL_RT_BINARY_MAGIC_ELF_VECTOR_CORE = 0x41415246,
+    /// Magic number of a kernel binary for cube cores alone.
+    ACL_RT_BINARY_MAGIC_ELF_CUBE_CORE = 0x41494343,
+    /// Profiling: calls of the ACL.
+    ACL_PROF_ACL_API = 0x1,
+    /// Profiling: start and end of every task.
+    ACL_PROF_TASK_TIME = 0x2,
+    /// Profiling: metrics of the AI cores.
+    ACL_PROF_AICORE_METRICS = 0x4,
+    /// Profiling: tasks of the AI CPU.
+    ACL_PROF_AICPU = 0x8,
+    /// Profiling: hit rate of the L2 cache.
+    ACL_PROF_L2CACHE = 0x10,
+    /// Profiling: collectives.
+    ACL_PROF_HCCL_TRACE = 0x20,
+    /// Profiling: steps of training.
+    ACL_PROF_TRAINING_TRACE = 0x40,
+    /// Profiling: marks and ranges that the program sets.
+    ACL_PROF_MSPROFTX = 0x80,
+    /// Profiling: calls of the runtime below the ACL.
+    ACL_PROF_RUNTIME_API = 0x100,
+}
+
+c_enums! {
     aclCANNPackageName {
         ACL_PKG_NAME_CANN = 0,
         ACL_PKG_NAME_RUNTIME = 1,
@@ -123,7 +190,6 @@ enums! {
         ACL_PROF_HOST_SYS = 8,
         ACL_PROF_HOST_SYS_USAGE = 9,
         ACL_PROF_HOST_SYS_USAGE_FREQ = 10,
-        ACL_PROF_ARGS_MAX = 17,
         ACL_PROF_LOW_POWER_FREQ = 11,
         ACL_PROF_SYS_MEM_SERVICEFLOW = 12,
         ACL_PROF_SYS_CPU_FREQ = 13,

@@ -1,8 +1,8 @@
 //! Resolving symbols: the libraries, where a symbol's address comes from, and the lazily filled function tables.
 
 use crate::aclnn::kind;
-use crate::types::*;
 use crate::enums::*;
+use crate::types::*;
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 use std::ptr::NonNull;
@@ -39,7 +39,9 @@ pub trait SymbolSource: Send + Sync {
 /// A symbol that the loaded CANN lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingSymbol {
+    /// C name of the function.
     pub name: &'static str,
+    /// Library that should have it.
     pub library: Library,
     /// Oldest CANN release that is known to have the symbol.
     pub since: &'static str,
@@ -62,11 +64,15 @@ impl std::error::Error for MissingSymbol {}
 /// What the table says of one runtime function.
 #[derive(Clone, Copy, Debug)]
 pub struct FunctionDecl {
+    /// C name.
     pub name: &'static str,
+    /// Library that exports it.
     pub library: Library,
+    /// Oldest CANN release that is known to have it.
     pub since: &'static str,
+    /// Rust type of the result, `()` for none.
     pub returns: &'static str,
-    /// Name and Rust type of each parameter.
+    /// Name and Rust type of each parameter; the types are spaced as the compiler prints them.
     pub params: &'static [(&'static str, &'static str)],
 }
 
@@ -75,7 +81,9 @@ pub struct FunctionDecl {
 pub struct OperatorDecl {
     /// Without the prefix: `Add` for `aclnnAdd`.
     pub name: &'static str,
+    /// Library that exports it in CANN 9.
     pub library: Library,
+    /// Oldest CANN release that is known to have it.
     pub since: &'static str,
     /// Whether the simulated CANN implements it.
     pub simulated: bool,
@@ -95,56 +103,87 @@ pub type Phase2 = unsafe extern "C" fn(
 pub trait Operator {
     /// Type of the first phase's function.
     type Phase1: Copy + Send + Sync + 'static;
+    /// Place in [`OPERATORS`].
     const INDEX: usize;
+    /// The row of the table.
     const DECL: OperatorDecl;
     /// C names of the two phases.
     const SYMBOLS: (&'static CStr, &'static CStr);
 }
 
-type Address = OnceLock<Option<NonNull<c_void>>>;
-
-struct Slot(Address);
+/// The address of one function, looked up at its first use. Public for [`lazy_functions!`](crate::lazy_functions) alone.
+#[doc(hidden)]
+#[derive(Default)]
+pub struct Slot(OnceLock<Option<NonNull<c_void>>>);
 // SAFETY: the slot holds the address of a function, which any thread may call.
 unsafe impl Send for Slot {}
 // SAFETY: as above; the cell itself is a `OnceLock`.
 unsafe impl Sync for Slot {}
 
-macro_rules! declare_runtime {
-    ($($library:ident $since:literal fn $name:ident($($param:ident : $ty:ty),* $(,)?) -> $ret:ty;)*) => {
-        /// Every declared function of the runtime and of the aclnn meta interface.
-        pub const FUNCTIONS: &[FunctionDecl] = &[$(FunctionDecl {
-            name: stringify!($name), library: Library::$library, since: $since, returns: stringify!($ret),
+impl Slot {
+    /// The address of `name`, which `source` is asked for once.
+    pub fn address(
+        &self,
+        source: &dyn SymbolSource,
+        library: Library,
+        since: &'static str,
+        name: &'static CStr,
+    ) -> Result<NonNull<c_void>, MissingSymbol> {
+        self.0.get_or_init(|| source.address(library, name)).ok_or_else(|| MissingSymbol {
+            name: name.to_str().unwrap_or("a symbol whose name is not UTF-8"),
+            library,
+            since,
+            source: source.describe(),
+        })
+    }
+}
+
+/// Declares, from the rows of a function table, the list `FUNCTIONS` and a structure with one method a function, each
+/// resolved at its first call. A table macro's callback wraps it: `($($rows:tt)*) => { lazy_functions! { … $($rows)* } }`.
+#[macro_export]
+macro_rules! lazy_functions {
+    (
+        $(#[$doc:meta])* struct $table:ident;
+        $($library:ident $since:literal fn $name:ident($($param:ident : $ty:ty),* $(,)?) -> $ret:ty;)*
+    ) => {
+        /// Every declared function of this table.
+        pub const FUNCTIONS: &[$crate::loader::FunctionDecl] = &[$($crate::loader::FunctionDecl {
+            name: stringify!($name), library: $crate::Library::$library, since: $since, returns: stringify!($ret),
             params: &[$((stringify!($param), stringify!($ty))),*],
         }),*];
 
         #[allow(non_snake_case)]
-        struct RuntimeSlots { $($name: Slot),* }
+        #[derive(Default)]
+        struct Slots { $($name: $crate::loader::Slot),* }
 
-        /// The ACL runtime and aclnn meta functions of one CANN, each resolved at its first call.
-        pub struct Acl { source: Arc<dyn SymbolSource>, slots: RuntimeSlots }
+        $(#[$doc])*
+        pub struct $table { source: std::sync::Arc<dyn $crate::SymbolSource>, slots: Slots }
 
-        impl Acl {
-            pub fn new(source: Arc<dyn SymbolSource>) -> Self {
-                Self { source, slots: RuntimeSlots { $($name: Slot(OnceLock::new())),* } }
+        impl $table {
+            /// Binds to `source`; nothing is looked up yet.
+            pub fn new(source: std::sync::Arc<dyn $crate::SymbolSource>) -> Self {
+                Self { source, slots: Slots::default() }
             }
 
             /// Where the functions come from.
-            pub fn source(&self) -> &Arc<dyn SymbolSource> { &self.source }
+            pub fn source(&self) -> &std::sync::Arc<dyn $crate::SymbolSource> { &self.source }
 
             $(
                 #[doc = concat!("`", stringify!($name), "`, CANN ", $since, " or newer.")]
                 ///
+                /// # Errors
+                /// The loaded CANN lacks the symbol.
+                ///
                 /// # Safety
                 /// As the C function: pointers must be valid for what the function does with them.
                 #[allow(non_snake_case, clippy::too_many_arguments)]
-                pub unsafe fn $name(&self, $($param: $ty),*) -> Result<$ret, MissingSymbol> {
-                    const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                        Ok(name) => name, Err(_) => unreachable!(),
-                    };
-                    let found = *self.slots.$name.0.get_or_init(|| self.source.address(Library::$library, NAME));
-                    let address = found.ok_or_else(|| MissingSymbol {
-                        name: stringify!($name), library: Library::$library, since: $since, source: self.source.describe(),
-                    })?;
+                pub unsafe fn $name(&self, $($param: $ty),*) -> Result<$ret, $crate::MissingSymbol> {
+                    const NAME: &std::ffi::CStr =
+                        match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                            Ok(name) => name,
+                            Err(_) => unreachable!(),
+                        };
+                    let address = self.slots.$name.address(&*self.source, $crate::Library::$library, $since, NAME)?;
                     // SAFETY: the ABI test holds this signature against the published interface of the named function.
                     let function: unsafe extern "C" fn($($ty),*) -> $ret = unsafe { std::mem::transmute(address) };
                     // SAFETY: the caller vouches for the arguments.
@@ -154,9 +193,26 @@ macro_rules! declare_runtime {
         }
     };
 }
+
+macro_rules! declare_runtime {
+    ($($rows:tt)*) => {
+        crate::lazy_functions! {
+            /// The ACL runtime and aclnn meta functions of one CANN, each resolved at its first call.
+            struct Acl;
+            $($rows)*
+        }
+    };
+}
 crate::acl_functions!(declare_runtime);
 
-macro_rules! simulated { (sim) => { true }; (refuse) => { false }; }
+macro_rules! simulated {
+    (sim) => {
+        true
+    };
+    (refuse) => {
+        false
+    };
+}
 
 macro_rules! declare_operators {
     ($($name:ident [$library:ident $since:literal $sim:ident] ($($param:ident : $kind:ident),* $(,)?);)*) => {
@@ -204,22 +260,19 @@ pub struct Aclnn {
 }
 
 impl Aclnn {
+    /// Binds to `source`; nothing is looked up yet.
     pub fn new(source: Arc<dyn SymbolSource>) -> Self {
-        let slots = OPERATORS.iter().map(|_| (Slot(OnceLock::new()), Slot(OnceLock::new()))).collect();
+        let slots = OPERATORS.iter().map(|_| <(Slot, Slot)>::default()).collect();
         Self { source, slots }
     }
 
     /// The two functions of operator `O`.
+    ///
+    /// # Errors
+    /// The loaded CANN lacks one of them.
     pub fn pair<O: Operator>(&self) -> Result<(O::Phase1, Phase2), MissingSymbol> {
         let (first, second) = &self.slots[O::INDEX];
-        let find = |slot: &Slot, name: &'static CStr| {
-            slot.0.get_or_init(|| self.source.address(O::DECL.library, name)).ok_or_else(|| MissingSymbol {
-                name: name.to_str().unwrap_or(O::DECL.name),
-                library: O::DECL.library,
-                since: O::DECL.since,
-                source: self.source.describe(),
-            })
-        };
+        let find = |slot: &Slot, name| slot.address(&*self.source, O::DECL.library, O::DECL.since, name);
         let first = find(first, O::SYMBOLS.0)?;
         let second = find(second, O::SYMBOLS.1)?;
         const { assert!(size_of::<O::Phase1>() == size_of::<NonNull<c_void>>()) };

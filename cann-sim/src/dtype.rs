@@ -95,9 +95,10 @@ macro_rules! element_float {
     ($($ty:ty = $dtype:ident),*) => {$(
         impl Element for $ty {
             const DTYPE: DType = DType::$dtype;
-            fn to_f64(self) -> f64 { self.to_f64() }
-            fn to_f32(self) -> f32 { self.to_f32() }
-            fn to_i64(self) -> i64 { self.to_f64() as i64 }
+            // The inherent methods, some of which borrow: `self.to_f64()` would be this very method.
+            fn to_f64(self) -> f64 { (&&self).to_f64() }
+            fn to_f32(self) -> f32 { (&&self).to_f32() }
+            fn to_i64(self) -> i64 { (&&self).to_f64() as i64 }
             fn from_f64(value: f64) -> Self { <$ty>::from_f64(value) }
             fn from_f32(value: f32) -> Self { <$ty>::from_f32(value) }
             fn from_i64(value: i64) -> Self { <$ty>::from_f64(value as f64) }
@@ -164,4 +165,22 @@ macro_rules! with_element {
             D::F8E5M2 => { type $T = float8::F8E5M2; $body }
         }
     }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each type converts through its own method, not through the trait's of the same name.
+    #[test]
+    fn one_and_a_half_survives_every_float() {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64, DType::F8E4M3, DType::F8E5M2] {
+            with_element!(dtype, T => {
+                let value = <T as Element>::from_f32(1.5);
+                assert_eq!(Element::to_f32(value), 1.5, "{dtype}");
+                assert_eq!(Element::to_f64(value), 1.5, "{dtype}");
+                assert_eq!(Element::to_i64(value), 1, "{dtype}");
+            });
+        }
+    }
 }

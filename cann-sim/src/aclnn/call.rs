@@ -57,8 +57,13 @@ impl Call {
     pub fn dtype_in(&self, tensor: &Tensor, allowed: &[DType]) -> Result<()> {
         let names = || allowed.iter().map(DType::to_string).collect::<Vec<_>>().join(", ");
         ensure!(
-            allowed.contains(&tensor.dtype), ACLNN_ERR_PARAM_INVALID,
-            "{}: {} is {}, wanted one of {}", self.op, tensor.name, tensor.dtype, names()
+            allowed.contains(&tensor.dtype),
+            ACLNN_ERR_PARAM_INVALID,
+            "{}: {} is {}, wanted one of {}",
+            self.op,
+            tensor.name,
+            tensor.dtype,
+            names()
         );
         Ok(())
     }
@@ -66,8 +71,14 @@ impl Call {
     /// Refuses `tensor` unless it has the type of `like`.
     pub fn same_dtype(&self, tensor: &Tensor, like: &Tensor) -> Result<()> {
         ensure!(
-            tensor.dtype == like.dtype, ACLNN_ERR_PARAM_INVALID,
-            "{}: {} is {}, wanted {} as {}", self.op, tensor.name, tensor.dtype, like.dtype, like.name
+            tensor.dtype == like.dtype,
+            ACLNN_ERR_PARAM_INVALID,
+            "{}: {} is {}, wanted {} as {}",
+            self.op,
+            tensor.name,
+            tensor.dtype,
+            like.dtype,
+            like.name
         );
         Ok(())
     }
@@ -75,8 +86,12 @@ impl Call {
     /// Refuses `tensor` unless its shape is `shape`.
     pub fn shape_is(&self, tensor: &Tensor, shape: &[usize]) -> Result<()> {
         ensure!(
-            tensor.shape == shape, ACLNN_ERR_PARAM_INVALID,
-            "{}: {} has shape {:?}, wanted {shape:?}", self.op, tensor.name, tensor.shape
+            tensor.shape == shape,
+            ACLNN_ERR_PARAM_INVALID,
+            "{}: {} has shape {:?}, wanted {shape:?}",
+            self.op,
+            tensor.name,
+            tensor.shape
         );
         Ok(())
     }
@@ -84,8 +99,14 @@ impl Call {
     /// Refuses a tensor of fewer or more dimensions than the range allows.
     pub fn rank_in(&self, tensor: &Tensor, range: std::ops::RangeInclusive<usize>) -> Result<()> {
         ensure!(
-            range.contains(&tensor.rank()), ACLNN_ERR_PARAM_INVALID,
-            "{}: {} has {} dimensions, wanted {} to {}", self.op, tensor.name, tensor.rank(), range.start(), range.end()
+            range.contains(&tensor.rank()),
+            ACLNN_ERR_PARAM_INVALID,
+            "{}: {} has {} dimensions, wanted {} to {}",
+            self.op,
+            tensor.name,
+            tensor.rank(),
+            range.start(),
+            range.end()
         );
         Ok(())
     }
@@ -123,9 +144,8 @@ impl Launch {
 
     /// Host view of `[address, address + length)` of device memory, for the simulator's own loops.
     pub fn resolve(&self, address: u64, length: usize, access: Access, name: &str) -> Result<*mut u8> {
-        memory::resolve(address, length, access, &self.site).map_err(|status| {
-            Status::new(status.code, format!("{}: {name}: {}", self.op, status.message))
-        })
+        memory::resolve(address, length, access, &self.site)
+            .map_err(|status| Status::new(status.code, format!("{}: {name}: {}", self.op, status.message)))
     }
 }
 
@@ -153,6 +173,33 @@ impl Executor {
         match self.slots.iter_mut().filter(wanted).nth(index) {
             Some(slot) => slot.address = address,
             None => fail!(ACLNN_ERR_PARAM_INVALID, "{op} has no {} {index}", if output { "output" } else { "input" }),
+        }
+        Ok(())
+    }
+
+    /// Replaces the address of the `relative`-th tensor of the list that is the `index`-th parameter among the inputs
+    /// (`Some(false)`), the outputs (`Some(true)`) or all tensor parameters (`None`).
+    pub fn readdress_in_list(
+        &mut self,
+        output: Option<bool>,
+        index: usize,
+        relative: usize,
+        address: u64,
+    ) -> Result<()> {
+        let op = self.op;
+        let mut parameters: Vec<&'static str> = Vec::new();
+        let wanted = |slot: &Slot| output.is_none_or(|output| (slot.direction == Direction::Output) == output);
+        for slot in self.slots.iter().filter(|slot| wanted(slot)) {
+            if parameters.last() != Some(&slot.name) {
+                parameters.push(slot.name);
+            }
+        }
+        let Some(&name) = parameters.get(index) else {
+            fail!(ACLNN_ERR_PARAM_INVALID, "{op} has no parameter {index}")
+        };
+        match self.slots.iter_mut().filter(|slot| slot.name == name).nth(relative) {
+            Some(slot) => slot.address = address,
+            None => fail!(ACLNN_ERR_PARAM_INVALID, "{name} of {op} has no tensor {relative}"),
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ impl Decode<'_> {
         let (meta, address) = meta::tensor(handle, self.name)?;
         let slot = self.call.slots.len();
         self.call.slots.push(Slot { name: self.name, direction, meta: meta.clone(), address });
-        Ok(Tensor { name: self.name, meta, slot })
+        Ok(Tensor { name: self.name, meta, slot, handle: handle as u64 })
     }
 
     fn tensors(&mut self, handle: *const acl_sys::aclTensorList, direction: Direction) -> Result<TensorList> {
@@ -51,7 +51,8 @@ impl Decode<'_> {
 
 macro_rules! decoders {
     ($($kind:ident -> $out:ty : |$d:ident, $v:ident| $body:expr;)*) => {
-        #[allow(non_snake_case)]
+        // Some kinds are only taken by rows that are not simulated.
+        #[allow(non_snake_case, dead_code)]
         impl Decode<'_> {$(
             pub(super) fn $kind(&mut self, value: kind::$kind) -> Result<$out> {
                 let ($d, $v) = (self, value);
@@ -78,6 +79,7 @@ decoders! {
     InList -> TensorList: |d, v| d.tensors(v, Direction::Input);
     OptInList -> Option<TensorList>: |d, v| optional!(v, d.tensors(v, Direction::Input));
     OutList -> TensorList: |d, v| d.tensors(v, Direction::Output);
+    OptOutList -> Option<TensorList>: |d, v| optional!(v, d.tensors(v, Direction::Output));
     OutListC -> TensorList: |d, v| d.tensors(v, Direction::Output);
     Scalar -> Scalar: |d, v| { d.required(v)?; meta::scalar(v, d.name) };
     OptScalar -> Option<Scalar>: |d, v| optional!(v, meta::scalar(v, d.name));

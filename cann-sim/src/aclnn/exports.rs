@@ -17,7 +17,7 @@ fn first_phase(
     op: &'static str, workspace_size: *mut u64, executor: *mut *mut aclOpExecutor,
     plan: impl FnOnce(&mut Call) -> Result<Kernel>,
 ) -> aclnnStatus {
-    report(op, (|| {
+    crate::status::call(op, || {
         crate::ensure!(!workspace_size.is_null(), ACLNN_ERR_PARAM_NULLPTR, "workspaceSize is null");
         crate::ensure!(!executor.is_null(), ACLNN_ERR_PARAM_NULLPTR, "executor is null");
         launch::before_first_phase(op)?;
@@ -30,7 +30,7 @@ fn first_phase(
             *executor = meta::keep_executor(finished);
         }
         Ok(())
-    })())
+    })
 }
 
 fn second_phase(

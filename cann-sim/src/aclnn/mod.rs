@@ -4,6 +4,7 @@ pub mod call;
 pub mod decode;
 pub mod exports;
 pub mod meta;
+pub mod objects;
 pub mod tensor;
 
 pub use call::{Call, Kernel, Launch};

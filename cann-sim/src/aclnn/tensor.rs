@@ -118,6 +118,8 @@ pub struct Tensor {
     pub meta: Arc<TensorMeta>,
     /// Which of the executor's addresses is this tensor's; executors can be given new addresses between launches.
     pub slot: usize,
+    /// The tensor object, for operators whose output takes a shape that only the launch knows.
+    pub handle: u64,
 }
 
 impl Deref for Tensor {
@@ -174,32 +176,46 @@ impl Tensor {
 
     /// The elements widened to `f32`, in row-major order.
     pub fn load_f32(&self, launch: &Launch) -> Result<Vec<f32>> {
-        with_element!(self.dtype, T => Ok(self.read::<T>(launch)?.into_iter().map(T::to_f32).collect()))
+        with_element!(self.dtype, T => Ok(self.read::<T>(launch)?.into_iter().map(<T as Element>::to_f32).collect()))
     }
 
     /// The elements widened to `f64`, in row-major order.
     pub fn load_f64(&self, launch: &Launch) -> Result<Vec<f64>> {
-        with_element!(self.dtype, T => Ok(self.read::<T>(launch)?.into_iter().map(T::to_f64).collect()))
+        with_element!(self.dtype, T => Ok(self.read::<T>(launch)?.into_iter().map(<T as Element>::to_f64).collect()))
     }
 
     /// The elements as `i64`, in row-major order.
     pub fn load_i64(&self, launch: &Launch) -> Result<Vec<i64>> {
-        with_element!(self.dtype, T => Ok(self.read::<T>(launch)?.into_iter().map(T::to_i64).collect()))
+        with_element!(self.dtype, T => Ok(self.read::<T>(launch)?.into_iter().map(<T as Element>::to_i64).collect()))
     }
 
     /// Stores `values`, each rounded once to the tensor's type.
     pub fn store_f32(&self, launch: &Launch, values: &[f32]) -> Result<()> {
-        with_element!(self.dtype, T => self.write::<T>(launch, &values.iter().map(|&v| T::from_f32(v)).collect::<Vec<_>>()))
+        with_element!(self.dtype, T => self.write::<T>(launch, &values.iter().map(|&v| <T as Element>::from_f32(v)).collect::<Vec<_>>()))
     }
 
     /// Stores `values`, each rounded once to the tensor's type.
     pub fn store_f64(&self, launch: &Launch, values: &[f64]) -> Result<()> {
-        with_element!(self.dtype, T => self.write::<T>(launch, &values.iter().map(|&v| T::from_f64(v)).collect::<Vec<_>>()))
+        with_element!(self.dtype, T => self.write::<T>(launch, &values.iter().map(|&v| <T as Element>::from_f64(v)).collect::<Vec<_>>()))
     }
 
     /// Stores `values`, converted to the tensor's type.
     pub fn store_i64(&self, launch: &Launch, values: &[i64]) -> Result<()> {
-        with_element!(self.dtype, T => self.write::<T>(launch, &values.iter().map(|&v| T::from_i64(v)).collect::<Vec<_>>()))
+        with_element!(self.dtype, T => self.write::<T>(launch, &values.iter().map(|&v| <T as Element>::from_i64(v)).collect::<Vec<_>>()))
+    }
+
+    /// The storage between the view's lowest and highest element, in place, and where in it the view's first element
+    /// lies, for operators that walk strides themselves; `None` when the elements are not aligned.
+    pub fn span<'a, T: Element>(&self, launch: &'a Launch) -> Result<Option<(&'a [T], usize)>> {
+        assert_eq!(T::DTYPE, self.dtype, "{}: read as the wrong type", self.name);
+        let (pointer, length, low) = self.bytes(launch, Access::Read)?;
+        if !pointer.cast::<T>().is_aligned() {
+            return Ok(None);
+        }
+        // SAFETY: `bytes` checked that the range is live device memory, which stays allocated while the launch runs
+        // (frees wait for it), and the alignment was checked above.
+        let elements = unsafe { std::slice::from_raw_parts(pointer.cast(), length / size_of::<T>()) };
+        Ok(Some((elements, (self.offset - low) as usize)))
     }
 
     /// A contiguous tensor's elements in place, for operators that must not copy (weights); `None` for other views.

@@ -1,0 +1,253 @@
+//! The computation: for blocks of queries that share a key head, scores, masked softmax and the weighted values.
+
+use super::layout::{Band, Grid, LoadedMask, Mask, Span};
+use crate::aclnn::{Launch, Tensor};
+use crate::ops::gemm::{Matrix, Stored, product};
+use crate::status::{Result, Status};
+use acl_sys::error::ACL_ERROR_RT_AICORE_EXCEPTION;
+use rayon::prelude::*;
+use std::borrow::Cow;
+
+/// Rows (queries times heads of a group) whose scores are held at a time.
+const ROWS: usize = 64;
+
+/// Where the keys and values of one sequence lie.
+#[derive(Clone, Debug)]
+pub(super) struct KeySpan {
+    /// Which of the key tensors: a list has one a sequence.
+    pub source: usize,
+    pub span: Span,
+}
+
+/// Keys kept in blocks: the table's row of a sequence names its blocks in order.
+#[derive(Clone, Debug)]
+pub(super) struct Pages {
+    pub table: Tensor,
+    pub block_size: usize,
+}
+
+/// An attention call, checked.
+pub(super) struct Attention {
+    pub query: Grid,
+    /// Keys and values: one pair, or one a sequence.
+    pub keys: Vec<(Grid, Grid)>,
+    pub sequences: Vec<(Span, KeySpan)>,
+    pub pages: Option<Pages>,
+    pub scale: f32,
+    pub band: Band,
+    pub mask: Option<Mask>,
+}
+
+/// The result of one block of queries of one key head: for each head of its group, for each query.
+pub(super) struct Block {
+    pub sequence: usize,
+    /// First query head of the group, and first query of the block.
+    pub head: usize,
+    pub first: usize,
+    /// Number of queries.
+    pub count: usize,
+    /// Heads of the group × queries × elements of a value.
+    pub output: Vec<f32>,
+    /// Largest score and sum of exponentials; minus infinity and 0 for a query that sees no key.
+    pub max: Vec<f32>,
+    pub sum: Vec<f32>,
+}
+
+/// A tensor's storage and where its first element lies.
+pub(super) type Loaded<'a, T> = (Cow<'a, [T]>, usize);
+
+/// Loads a grid; a copy has other strides, so the grid comes back with it.
+pub(super) fn load<'a, T: Stored>(grid: &Grid, launch: &'a Launch) -> Result<Loaded<'a, T>> {
+    let (data, start, view) = grid.tensor.in_place::<T>(launch)?;
+    match view.strides == grid.tensor.strides {
+        true => Ok((data, start)),
+        false => Err(Status::new(
+            acl_sys::error::ACLNN_ERR_PARAM_INVALID,
+            format!("{}: {} is neither aligned to its type nor contiguous", launch.op, grid.tensor.name),
+        )),
+    }
+}
+
+/// `count` tokens of a head as a matrix of tokens × elements.
+pub(super) fn matrix<'a, T: Copy>(
+    grid: &Grid,
+    loaded: &'a Loaded<T>,
+    at: (usize, usize, usize),
+    count: usize,
+) -> Matrix<'a, T> {
+    let start = loaded.1 + if count == 0 { 0 } else { grid.offset(at.0, at.1, at.2) };
+    Matrix::new(&loaded.0, start, (count, grid.dim), grid.matrix_strides())
+}
+
+impl Attention {
+    /// Query heads that share a key head.
+    pub(super) fn group(&self) -> usize {
+        self.query.heads / self.keys[0].0.heads
+    }
+
+    /// Runs all blocks, in parallel.
+    pub(super) fn run<T: Stored>(&self, launch: &Launch) -> Result<Vec<Block>> {
+        let query = load::<T>(&self.query, launch)?;
+        let load_pair = |(k, v): &(Grid, Grid)| Ok((load::<T>(k, launch)?, load::<T>(v, launch)?));
+        let loaded = self.keys.iter().map(load_pair).collect::<Result<Vec<_>>>()?;
+        let mask = self.mask.as_ref().map(|mask| mask.load(launch)).transpose()?;
+        let table = self.pages.as_ref().map(|pages| self.checked_table(pages, launch)).transpose()?;
+        let step = (ROWS / self.group()).max(1);
+        let mut tasks = Vec::new();
+        for (index, (span, _)) in self.sequences.iter().enumerate() {
+            for head in 0..self.keys[0].0.heads {
+                tasks.extend((0..span.len).step_by(step).map(|first| (index, head, first, step.min(span.len - first))));
+            }
+        }
+        let block = |&(sequence, key_head, first, count): &(usize, usize, usize, usize)| {
+            let source = self.sequences[sequence].1.source;
+            let pages = table.as_ref().map(|table| &table[sequence][..]);
+            let segments = self.segments(sequence, key_head, &loaded[source], pages);
+            self.block(&query, &segments, mask.as_ref(), (sequence, key_head, first, count))
+        };
+        Ok(if tasks.len() > 1 { tasks.par_iter().map(block).collect() } else { tasks.iter().map(block).collect() })
+    }
+
+    /// The blocks of each sequence, all of which exist.
+    fn checked_table(&self, pages: &Pages, launch: &Launch) -> Result<Vec<Vec<usize>>> {
+        let width = pages.table.shape[1];
+        let ids = pages.table.load_i64(launch)?;
+        let blocks = self.keys[0].0.batch;
+        let row = |(index, (_, keys)): (usize, &(Span, KeySpan))| {
+            let used = keys.span.len.div_ceil(pages.block_size);
+            ids[index * width..][..used]
+                .iter()
+                .map(|&id| match usize::try_from(id) {
+                    Ok(id) if id < blocks => Ok(id),
+                    _ => Err(Status::new(
+                        ACL_ERROR_RT_AICORE_EXCEPTION,
+                        format!(
+                            "{}: blockTable of sequence {index} names block {id}, the cache has {blocks}",
+                            launch.op
+                        ),
+                    )),
+                })
+                .collect()
+        };
+        self.sequences.iter().enumerate().map(row).collect()
+    }
+
+    /// Keys and values of one head of a sequence, in pieces that each are a matrix.
+    fn segments<'a, T: Stored>(
+        &self,
+        sequence: usize,
+        head: usize,
+        (k, v): &'a (Loaded<T>, Loaded<T>),
+        pages: Option<&[usize]>,
+    ) -> Vec<(Matrix<'a, T>, Matrix<'a, T>)> {
+        let KeySpan { source, span } = &self.sequences[sequence].1;
+        let (key, value) = &self.keys[*source];
+        match (pages, &self.pages) {
+            (Some(ids), Some(Pages { block_size, .. })) => ids
+                .iter()
+                .enumerate()
+                .map(|(i, &id)| {
+                    let count = (span.len - i * block_size).min(*block_size);
+                    (matrix(key, k, (id, head, 0), count), matrix(value, v, (id, head, 0), count))
+                })
+                .collect(),
+            _ => {
+                let at = (span.batch, head, span.first);
+                vec![(matrix(key, k, at, span.len), matrix(value, v, at, span.len))]
+            }
+        }
+    }
+
+    fn block<T: Stored>(
+        &self,
+        query: &Loaded<T>,
+        segments: &[(Matrix<T>, Matrix<T>)],
+        mask: Option<&LoadedMask>,
+        (sequence, key_head, first, count): (usize, usize, usize, usize),
+    ) -> Block {
+        let (span, keys) = &self.sequences[sequence];
+        let (group, skv) = (self.group(), keys.span.len);
+        let head = key_head * group;
+        let mut rows = Vec::with_capacity(group * count * self.query.dim);
+        for h in head..head + group {
+            rows.extend(matrix(&self.query, query, (span.batch, h, span.first + first), count).map(T::to_f32));
+        }
+        // Keys past the last one that any query of the block sees need no scores.
+        let visible = (first..first + count).map(|i| self.band.range(i, span.len, skv).1).max().unwrap_or(0);
+        let mut scores = vec![0f32; group * count * visible];
+        let queries = Matrix::row_major(&rows, group * count, self.query.dim);
+        for_segments(segments, visible, |at, (k, _)| {
+            let mut part = vec![0f32; queries.rows * k.rows];
+            product(queries, k.t(), &mut part, false);
+            for (row, part) in part.chunks_exact(k.rows).enumerate() {
+                scores[row * visible + at..][..k.rows].copy_from_slice(part);
+            }
+        });
+        let (mut max, mut sum) = (Vec::with_capacity(group * count), Vec::with_capacity(group * count));
+        for row in 0..group * count {
+            let i = first + row % count;
+            let range = self.band.range(i, span.len, skv);
+            let hidden = mask.map(|mask| mask.row(sequence, head + row / count, i));
+            let (m, s) = soften(&mut scores[row * visible..][..visible], self.scale, range, hidden);
+            max.push(m);
+            sum.push(s);
+        }
+        let dim = self.keys[keys.source].1.dim;
+        let mut output = vec![0f32; group * count * dim];
+        for_segments(segments, visible, |at, (_, v)| {
+            let weights: Vec<f32> =
+                (0..group * count).flat_map(|row| &scores[row * visible + at..][..v.rows]).copied().collect();
+            let mut part = vec![0f32; output.len()];
+            product(Matrix::row_major(&weights, group * count, v.rows), v, &mut part, false);
+            output.iter_mut().zip(part).for_each(|(to, value)| *to += value);
+        });
+        for (row, sum) in sum.iter().enumerate() {
+            // A query that sees nothing answers zero.
+            let factor = if *sum == 0.0 { 0.0 } else { 1.0 / sum };
+            output[row * dim..][..dim].iter_mut().for_each(|value| *value *= factor);
+        }
+        Block { sequence, head, first, count, output, max, sum }
+    }
+}
+
+/// Calls `visit` with each segment, cut at `visible` keys, and its first key.
+fn for_segments<T: Copy>(
+    segments: &[(Matrix<T>, Matrix<T>)],
+    visible: usize,
+    mut visit: impl FnMut(usize, (Matrix<T>, Matrix<T>)),
+) {
+    let mut at = 0;
+    for (k, v) in segments {
+        let count = k.rows.min(visible - at);
+        if count == 0 {
+            return;
+        }
+        visit(at, (k.first_rows(count), v.first_rows(count)));
+        at += count;
+    }
+}
+
+/// Turns scores into unnormalised weights in place; the largest scaled score and the weights' sum.
+fn soften(scores: &mut [f32], scale: f32, (low, high): (usize, usize), hidden: Option<&[bool]>) -> (f32, f32) {
+    let high = high.min(scores.len());
+    let low = low.min(high);
+    scores[..low].fill(0.0);
+    scores[high..].fill(0.0);
+    let seen = &mut scores[low..high];
+    let mut max = f32::NEG_INFINITY;
+    for (key, score) in seen.iter_mut().enumerate() {
+        *score = if hidden.is_some_and(|hidden| hidden[low + key]) { f32::NEG_INFINITY } else { *score * scale };
+        max = max.max(*score);
+    }
+    // NaN, which `max` skips, is not hidden: it goes on to the result.
+    if seen.iter().all(|score| *score == f32::NEG_INFINITY) {
+        seen.fill(0.0);
+        return (max, 0.0);
+    }
+    let mut sum = 0f64;
+    for score in seen {
+        *score = (*score - max).exp();
+        sum += *score as f64;
+    }
+    (max, sum as f32)
+}

@@ -1,0 +1,11 @@
+//! The simulated runtime through its C interface.
+
+mod capture;
+mod cost;
+mod handles;
+mod launch;
+mod memory;
+mod races;
+mod streams;
+mod support;
+mod symbols;

@@ -1,1 +1,48 @@
-//! To be written.
+//! candle-compatible tensors on Ascend NPUs, CUDA and the CPU.
+//!
+//! Names, signatures and errors are candle-core 0.11's; types that do not name a device (`DType`, `Shape`, `Layout`,
+//! `Error`, `D`, …) are candle's own. The device is chosen at run time:
+//!
+//! ```
+//! use candle_ascend::{Device, Tensor};
+//! # fn main() -> candle_ascend::Result<()> {
+//! let a = Tensor::arange(0f32, 6f32, &Device::Cpu)?.reshape((2, 3))?;
+//! let b = a.matmul(&a.t()?)?;
+//! assert_eq!(b.to_vec2::<f32>()?, [[5., 14.], [14., 50.]]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers, from below: `acl` (safe wrapper of the C interface) and `npu` (candle's backend traits over it),
+//! [`Storage`] (one enum over three backends), [`ops`] (one file a family: checks, shape rule, launch, decomposition),
+//! and [`Tensor`].
+
+pub mod acl;
+mod device;
+mod indexer;
+mod module;
+pub mod npu;
+pub mod ops;
+pub mod safetensors;
+mod storage;
+mod tensor;
+mod var;
+
+pub use candle_core::{
+    Context, CpuStorage, CpuStorageRef, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType,
+    DTypeParseError, Error, FloatDType, IntDType, Layout, NdArray, Result, Shape, ToUsize2, WithDType, bail,
+};
+pub use candle_core::{error, layout, scalar, shape};
+pub use device::{Device, DeviceLocation};
+pub use indexer::{IndexOp, TensorIndexer};
+pub use module::{Module, ModuleT};
+pub use acl::register_simulator;
+pub use npu::{NpuDevice, NpuStorage};
+pub use storage::{Operand, Storage};
+pub use tensor::{Tensor, TensorId, TensorOrScalar, TensorScalar};
+pub use var::Var;
+
+/// Operator markers of candle, as `candle_core::op` has them.
+pub mod op {
+    pub use candle_core::op::{BinaryOp, CmpOp, ReduceOp, UnaryOp};
+}

@@ -1,0 +1,183 @@
+//! Device memory: the pool and the buffers it hands out.
+
+use super::Error;
+use super::blocks::Blocks;
+use super::context::{Context, Inner, lock};
+use acl_sys::ACL_MEM_MALLOC_HUGE_FIRST;
+use acl_sys::error::{
+    ACL_ERROR_BAD_ALLOC, ACL_ERROR_RT_DEVICE_OOM, ACL_ERROR_RT_MEMORY_ALLOCATION, ACL_ERROR_STORAGE_OVER_LIMIT,
+};
+use std::ffi::c_void;
+use std::fmt;
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering;
+
+/// Memory of one device that is kept for later requests.
+#[derive(Default)]
+pub(super) struct Pool {
+    pub(super) blocks: Blocks,
+    /// Most bytes that the pool may take from the device.
+    pub(super) limit: Option<usize>,
+    /// Most bytes that were in use at once.
+    pub(super) peak: usize,
+}
+
+/// A range of device memory; its `Drop` gives it back to the pool, in the order of the stream.
+pub struct Buffer {
+    pub(super) context: Context,
+    address: u64,
+    /// Bytes asked for.
+    size: usize,
+}
+
+impl Context {
+    /// Memory for `bytes` bytes with unknown content. Does not call the device when the pool has a block that fits.
+    pub fn allocate(&self, bytes: usize) -> Result<Buffer, Error> {
+        self.0.ready()?;
+        let mut pool = lock(&self.0.pool);
+        let address = match pool.blocks.take(bytes) {
+            Some(address) => address,
+            None => self.0.grow(&mut pool, bytes)?,
+        };
+        pool.peak = pool.peak.max(pool.blocks.in_use());
+        drop(pool);
+        Ok(Buffer { context: self.clone(), address, size: bytes })
+    }
+
+    /// Memory for `bytes` bytes, all zero.
+    pub fn allocate_zeroed(&self, bytes: usize) -> Result<Buffer, Error> {
+        let buffer = self.allocate(bytes)?;
+        if bytes > 0 {
+            let api = &self.0.api;
+            // SAFETY: the buffer holds at least `bytes` bytes, and stays allocated until the stream has passed.
+            let answer = unsafe { api.acl.aclrtMemsetAsync(buffer.pointer(), bytes, 0, bytes, self.0.stream.0) };
+            api.check("aclrtMemsetAsync", answer)?;
+        }
+        Ok(buffer)
+    }
+
+    /// Most bytes that the pool may take from the device; `None` leaves it to the device.
+    pub fn set_memory_limit(&self, limit: Option<usize>) {
+        lock(&self.0.pool).limit = limit;
+    }
+
+    /// Gives memory that nothing uses back to the device, after waiting for its work.
+    pub fn release_cache(&self) -> Result<(), Error> {
+        self.0.ready()?;
+        self.0.flush(&mut lock(&self.0.pool))
+    }
+}
+
+impl Inner {
+    /// Makes room for `bytes` by asking the device, if need be after giving back what is free but does not fit.
+    fn grow(&self, pool: &mut Pool, bytes: usize) -> Result<u64, Error> {
+        for (exact, flush) in [(false, false), (true, true)] {
+            if flush {
+                self.flush(pool)?;
+            }
+            let size = Blocks::segment_size(bytes, exact);
+            if pool.limit.is_some_and(|limit| pool.blocks.reserved() + size > limit) {
+                continue;
+            }
+            if let Some(address) = self.malloc(size)? {
+                pool.blocks.add_segment(address, size, bytes);
+                return pool.blocks.take(bytes).ok_or_else(|| self.out_of_memory(pool, bytes));
+            }
+        }
+        Err(self.out_of_memory(pool, bytes))
+    }
+
+    /// Asks the device for memory; `None` when it has not enough.
+    fn malloc(&self, size: usize) -> Result<Option<u64>, Error> {
+        let mut pointer = null_mut();
+        // SAFETY: writes one pointer through a valid one.
+        let answer = unsafe { self.api.acl.aclrtMalloc(&mut pointer, size, ACL_MEM_MALLOC_HUGE_FIRST) };
+        match self.api.check("aclrtMalloc", answer) {
+            Ok(()) => {
+                self.counting.mallocs.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(pointer as u64))
+            }
+            Err(error) => match error.code() {
+                Some(
+                    ACL_ERROR_BAD_ALLOC
+                    | ACL_ERROR_RT_MEMORY_ALLOCATION
+                    | ACL_ERROR_RT_DEVICE_OOM
+                    | ACL_ERROR_STORAGE_OVER_LIMIT,
+                ) => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Gives unused segments back, once the stream has passed everything that used them.
+    fn flush(&self, pool: &mut Pool) -> Result<(), Error> {
+        if pool.blocks.reserved() == pool.blocks.in_use() {
+            return Ok(());
+        }
+        self.synchronize()?;
+        for address in pool.blocks.drain_unused() {
+            self.counting.frees.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: the segment came from aclrtMalloc, no block of it is in use, and the stream is idle.
+            self.api.check("aclrtFree", unsafe { self.api.acl.aclrtFree(address as *mut c_void) })?;
+        }
+        Ok(())
+    }
+}
+
+impl Buffer {
+    /// Bytes that were asked for.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(super) fn pointer(&self) -> *mut c_void {
+        self.address as *mut c_void
+    }
+
+    /// Pointer to byte `offset`; the caller has checked that the buffer reaches it.
+    pub(super) fn pointer_at(&self, offset: usize) -> *mut c_void {
+        (self.address + offset as u64) as *mut c_void
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        lock(&self.context.0.pool).blocks.give(self.address);
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes on {:?})", self.size, self.context)
+    }
+}
+
+/// candle declares this method unsafe; here reading uninitialised memory of the device only gives arbitrary elements.
+macro_rules! candle_alloc_uninit {
+    () => {
+        unsafe fn alloc_uninit(&self, shape: &Shape, dtype: DType) -> Result<NpuStorage> {
+            self.uninit(dtype, shape.elem_count())
+        }
+    };
+}
+pub(crate) use candle_alloc_uninit;
+
+/// The bytes of host elements.
+pub(crate) fn bytes_of<T: candle_core::WithDType>(data: &[T]) -> &[u8] {
+    // SAFETY: candle's element types are plain numbers without padding, and every byte is a valid u8.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), std::mem::size_of_val(data)) }
+}
+
+/// `count` host elements filled with the first bytes of `buffer`; waits for the device once.
+pub(crate) fn read_elements<T: candle_core::WithDType>(buffer: &Buffer, count: usize) -> Result<Vec<T>, Error> {
+    let mut data = vec![T::zero(); count];
+    // SAFETY: candle's element types are plain numbers: every pattern of bits is a value.
+    let bytes =
+        unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), std::mem::size_of_val(data.as_slice())) };
+    buffer.context.download(buffer, bytes)?;
+    Ok(data)
+}

@@ -1,0 +1,95 @@
+//! Fused operators of one row: softmax and SwiGLU. Each is a decomposition into primitives, which is the definition,
+//! and an override per device that has a faster way to the same numbers.
+
+use super::cpu;
+use crate::{D, DType, Error, Result, Tensor, bail};
+use std::cell::Cell;
+
+thread_local! {
+    static DECOMPOSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes fused operators on this thread run their decompositions (or, with `false`, their overrides again).
+pub fn set_decomposed(on: bool) {
+    DECOMPOSED.set(on);
+}
+
+/// Runs `f` with every fused operator on this thread decomposed; the way to compare an override with its definition.
+pub fn decomposed<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DECOMPOSED.set(self.0);
+        }
+    }
+    let _restore = Restore(DECOMPOSED.replace(true));
+    f()
+}
+
+/// Whether overrides are to be used.
+pub(super) fn overrides() -> bool {
+    !DECOMPOSED.get()
+}
+
+pub(super) fn expect_float(x: &Tensor, op: &'static str) -> Result<()> {
+    if x.dtype().is_float() { Ok(()) } else { Err(Error::UnsupportedDTypeForOp(x.dtype(), op).bt()) }
+}
+
+/// The type in which decompositions compute: F64 stays, everything else is widened to F32 and rounded once.
+pub(super) fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// Exponentials over the last dimension divided by their sum, computed in F32 and rounded once.
+pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
+    expect_float(x, "softmax-last-dim")?;
+    let width = x.dim(D::Minus1)?;
+    if overrides() {
+        if let Some(y) = super::npu::softmax_last_dim(x)? {
+            return Ok(y);
+        }
+        if let Some(y) = cpu::map_rows(x, width, |_, x, y| softmax_row(x, y))? {
+            return Ok(y);
+        }
+    }
+    let x32 = x.to_dtype(wide(x.dtype()))?;
+    let exp = x32.broadcast_sub(&x32.max_keepdim(D::Minus1)?)?.exp()?;
+    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.to_dtype(x.dtype())
+}
+
+fn softmax_row(x: &[f32], y: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.;
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = (x - max).exp();
+        sum += *y;
+    }
+    y.iter_mut().for_each(|y| *y /= sum);
+}
+
+/// `silu(gate) * up` of the two halves `[gate | up]` of the last dimension, computed in F32 and rounded once.
+pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    expect_float(x, "swiglu")?;
+    let width = x.dim(D::Minus1)?;
+    if width % 2 != 0 {
+        bail!("swiglu: the last dimension of {:?} holds gate and up and must be even", x.shape())
+    }
+    let half = width / 2;
+    if overrides() {
+        if let Some(y) = super::npu::swiglu(x)? {
+            return Ok(y);
+        }
+        let row = |_, x: &[f32], y: &mut [f32]| {
+            let (gate, up) = x.split_at(half);
+            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                *y = gate / (1. + (-gate).exp()) * up;
+            }
+        };
+        if let Some(y) = cpu::map_rows(x, half, row)? {
+            return Ok(y);
+        }
+    }
+    let gate = x.narrow(D::Minus1, 0, half)?.to_dtype(wide(x.dtype()))?;
+    let up = x.narrow(D::Minus1, half, half)?.to_dtype(wide(x.dtype()))?;
+    gate.silu()?.mul(&up)?.to_dtype(x.dtype())
+}

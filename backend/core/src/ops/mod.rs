@@ -1,0 +1,64 @@
+//! Operators, one file a family. What belongs to an operator (its checks, shape rule, launch on each device,
+//! decomposition) is a small type here; a method of [`Tensor`] only names it.
+//!
+//! [`apply`] is the one door through which primitives run, so that recording for gradients has one place to go:
+//! an [`Operator`] is a value that can be kept, with its operands, and gains a `backward` beside its `launch`.
+
+pub mod attention;
+mod cpu;
+mod custom;
+mod elementwise;
+mod fused;
+mod indexing;
+mod linear;
+mod matmul;
+mod norm;
+mod npu;
+mod reduction;
+mod rotary;
+mod sort;
+
+use crate::{DType, Operand, Result, Shape, Storage, Tensor};
+
+pub use attention::{AttentionMask, attention};
+pub(crate) use elementwise::{Affine, Binary, Cast, Compare, Elu, Powf, Unary, WhereCond};
+pub use fused::{decomposed, set_decomposed, softmax_last_dim, swiglu};
+pub(crate) use indexing::{Gather, IndexAdd, IndexSelect, Scatter};
+pub use linear::linear;
+pub(crate) use matmul::MatMul;
+pub use norm::{add_rms_norm, rms_norm};
+pub(crate) use reduction::Reduce;
+pub use rotary::rotary;
+pub(crate) use sort::arg_sort_last_dim;
+
+/// Shape and element type of a result.
+pub(crate) struct Spec {
+    pub shape: Shape,
+    pub dtype: DType,
+}
+
+/// A primitive of `N` operands with one result in fresh, row-major storage.
+pub(crate) trait Operator<const N: usize> {
+    /// Checks the operands and says what the result will be.
+    fn infer(&self, operands: [&Tensor; N]) -> Result<Spec>;
+
+    /// Computes on the device of the operands, which [`Operator::infer`] has checked. Neither they nor the result
+    /// are empty, except that a reduction may be asked to reduce nothing.
+    fn launch(&self, operands: [Operand<'_>; N]) -> Result<Storage>;
+}
+
+/// Runs `operator` on `operands`.
+pub(crate) fn apply<const N: usize>(operator: &impl Operator<N>, operands: [&Tensor; N]) -> Result<Tensor> {
+    let Spec { shape, dtype } = operator.infer(operands)?;
+    if shape.elem_count() == 0 {
+        return Tensor::zeros(shape, dtype, operands[0].device());
+    }
+    let guards = operands.map(Tensor::storage);
+    let views = std::array::from_fn(|i| Operand { storage: &*guards[i], layout: operands[i].layout() });
+    Ok(Tensor::from_storage(operator.launch(views)?, shape))
+}
+
+/// The spec of a result like `operand`.
+fn like(operand: &Tensor) -> Spec {
+    Spec { shape: operand.shape().clone(), dtype: operand.dtype() }
+}

@@ -1,0 +1,58 @@
+//! Root-mean-square normalisation, alone and after a residual addition.
+
+use super::cpu;
+use super::fused::{expect_float, overrides, wide};
+use crate::{D, Error, Result, Tensor};
+
+/// `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in F32 and rounded once.
+/// `weight` has one element per element of a row.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    check(x, weight)?;
+    if overrides() {
+        if let Some(y) = super::npu::rms_norm(x, weight, eps)? {
+            return Ok(y);
+        }
+        if x.device().is_cpu() {
+            let scale = cpu::values_f32(weight)?;
+            if let Some(y) = cpu::map_rows(x, scale.len(), |_, x, y| normalise_row(x, &scale, eps, y))? {
+                return Ok(y);
+            }
+        }
+    }
+    let x_wide = x.to_dtype(wide(x.dtype()))?;
+    let mean = x_wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = x_wide.broadcast_div(&(mean + eps)?.sqrt()?)?;
+    normed.broadcast_mul(&weight.to_dtype(wide(x.dtype()))?)?.to_dtype(x.dtype())
+}
+
+fn normalise_row(x: &[f32], weight: &[f32], eps: f64, y: &mut [f32]) {
+    let squares: f32 = x.iter().map(|x| x * x).sum();
+    let scale = 1. / (squares / x.len() as f32 + eps as f32).sqrt();
+    for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * weight;
+    }
+}
+
+/// The residual stream and its normalisation: `(rms_norm(x + residual), x + residual)`.
+/// The sum is rounded to the element type before it is normalised, as the stream is what later layers see.
+pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    x.same_shape(residual, "add-rms-norm")?;
+    x.same_dtype(residual, "add-rms-norm")?;
+    check(x, weight)?;
+    if overrides() {
+        if let Some(pair) = super::npu::add_rms_norm(x, residual, weight, eps)? {
+            return Ok(pair);
+        }
+    }
+    let sum = x.add(residual)?;
+    Ok((rms_norm(&sum, weight, eps)?, sum))
+}
+
+fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
+    expect_float(x, "rms-norm")?;
+    if weight.rank() != 1 || x.dim(D::Minus1)? != weight.dims()[0] {
+        let (lhs, rhs) = (x.shape().clone(), weight.shape().clone());
+        return Err(Error::ShapeMismatchBinaryOp { lhs, rhs, op: "rms-norm" }.bt());
+    }
+    Ok(())
+}

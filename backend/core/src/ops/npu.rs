@@ -1,0 +1,134 @@
+//! Overrides of the fused operators on NPUs. Each answers none when the operands are elsewhere, or when the device has
+//! no operator for them; the decomposition then runs on the device that they are on.
+
+use super::AttentionMask;
+use crate::npu::{self, AttentionLayout, NpuStorage};
+use crate::{D, DType, Layout, Result, Storage, Tensor};
+
+/// The types of aclnn's fused operators.
+fn has_fused(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Runs `fused` on the NPU storages behind `operands`; none if one is elsewhere or of another type than the first.
+fn on_npu<const N: usize, R>(
+    operands: [&Tensor; N],
+    fused: impl FnOnce([(&NpuStorage, &Layout); N]) -> Result<R>,
+) -> Result<Option<R>> {
+    let dtype = operands[0].dtype();
+    if !has_fused(dtype) || operands.iter().any(|x| x.dtype() != dtype || !x.device().is_npu()) {
+        return Ok(None);
+    }
+    let guards = operands.map(Tensor::storage);
+    let mut storages = Vec::with_capacity(N);
+    for (guard, x) in guards.iter().zip(operands) {
+        match &**guard {
+            Storage::Npu(storage) => storages.push((storage, x.layout())),
+            _ => return Ok(None),
+        }
+    }
+    match <[_; N]>::try_from(storages) {
+        Ok(storages) => fused(storages).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+fn tensor(storage: NpuStorage, dims: &[usize]) -> Tensor {
+    Tensor::from_storage(Storage::Npu(storage), dims)
+}
+
+pub(super) fn softmax_last_dim(x: &Tensor) -> Result<Option<Tensor>> {
+    on_npu([x], |[(x_storage, layout)]| Ok(tensor(x_storage.softmax_last_dim(layout)?, x.dims())))
+}
+
+pub(super) fn swiglu(x: &Tensor) -> Result<Option<Tensor>> {
+    let mut dims = x.dims().to_vec();
+    dims[x.rank() - 1] /= 2;
+    on_npu([x], |[(x, layout)]| Ok(tensor(x.swiglu(layout)?, &dims)))
+}
+
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Option<Tensor>> {
+    on_npu([x, weight], |[(storage, layout), (weight, weight_layout)]| {
+        Ok(tensor(storage.rms_norm(layout, weight, weight_layout, eps)?, x.dims()))
+    })
+}
+
+pub(super) fn add_rms_norm(
+    x: &Tensor,
+    residual: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<Option<(Tensor, Tensor)>> {
+    on_npu([x, residual, weight], |[(storage, layout), residual, weight]| {
+        let (normed, sum) = storage.add_rms_norm(layout, residual, weight, eps)?;
+        Ok((tensor(normed, x.dims()), tensor(sum, x.dims())))
+    })
+}
+
+pub(super) fn rotary(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+    if !q.device().is_npu() || !has_fused(q.dtype()) {
+        return Ok(None);
+    }
+    // aclnn wants one angle an element, so that both halves of a row hold the same.
+    let width = q.dim(D::Minus1)?;
+    let whole_rows = |table: &Tensor| -> Result<Tensor> {
+        let table = table.to_dtype(q.dtype())?;
+        if table.dim(D::Minus1)? == width { Ok(table) } else { Tensor::cat(&[&table, &table], D::Minus1) }
+    };
+    let (cos, sin) = (whole_rows(cos)?, whole_rows(sin)?);
+    let rotated = on_npu([q, k, &cos, &sin], |[(storage, layout), keys, cos, sin]| {
+        let rotated = storage.rotary(layout, keys, cos, sin, AttentionLayout::Bnsd)?;
+        Ok(rotated.map(|(query, key)| (tensor(query, q.dims()), tensor(key, k.dims()))))
+    })?;
+    Ok(rotated.flatten())
+}
+
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    mask: AttentionMask<'_>,
+) -> Result<Option<Tensor>> {
+    let (queries, keys) = (q.dim(2)?, k.dim(2)?);
+    let mask = match mask {
+        AttentionMask::None => npu::AttentionMask::None,
+        AttentionMask::Causal { offset } if offset + 1 >= keys => npu::AttentionMask::None,
+        AttentionMask::Causal { offset } if offset + queries == keys => npu::AttentionMask::Causal,
+        // The fused operator hides or shows a key; it adds nothing.
+        AttentionMask::Causal { .. } | AttentionMask::Additive(_) => return Ok(None),
+    };
+    if k.dims() != v.dims() {
+        return Ok(None);
+    }
+    let out = on_npu([q, k, v], |[(storage, layout), keys, values]| {
+        let whole = whole_cache(keys).zip(whole_cache(values)).filter(|((k, _), (v, _))| k.dims() == v.dims());
+        let order = AttentionLayout::Bnsd;
+        match whole {
+            Some(((key_cache, lengths), (value_cache, _))) => {
+                let (keys, values) = ((keys.0, &key_cache), (values.0, &value_cache));
+                storage.fused_attention(layout, keys, values, mask, Some(&lengths), scale, order)
+            }
+            None => storage.fused_attention(layout, keys, values, mask, None, scale, order),
+        }
+    })?;
+    Ok(out.flatten().map(|out| tensor(out, q.dims())))
+}
+
+/// The row-major buffer `[B, H, capacity, D]` whose first positions these keys (or values) are, and how many they are
+/// in each batch row. Passing it whole saves a copy of the cache a step.
+fn whole_cache((storage, layout): (&NpuStorage, &Layout)) -> Option<(Layout, Vec<i64>)> {
+    let &[batch, heads, positions, width] = layout.dims() else { return None };
+    let &[batch_stride, head_stride, position_stride, 1] = layout.stride() else { return None };
+    if layout.is_contiguous() || position_stride != width || head_stride % width != 0 {
+        return None;
+    }
+    let capacity = head_stride / width;
+    let gapless = batch == 1 || batch_stride == heads * head_stride;
+    let end = layout.start_offset() + batch * heads * head_stride;
+    if capacity < positions || !gapless || end > storage.len() {
+        return None;
+    }
+    let buffer = Layout::contiguous_with_offset((batch, heads, capacity, width), layout.start_offset());
+    Some((buffer, vec![positions as i64; batch]))
+}

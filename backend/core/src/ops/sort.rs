@@ -1,0 +1,23 @@
+//! Sorting along the last dimension.
+
+use crate::{Device, Error, Result, Storage, Tensor, bail};
+
+/// Indexes (U32) that order the last dimension of row-major `x`; ties keep no order, as in candle.
+pub(crate) fn arg_sort_last_dim(x: &Tensor, ascending: bool) -> Result<Tensor> {
+    if !x.is_contiguous() {
+        return Err(Error::RequiresContiguous { op: "arg_sort_last_dim" }.bt());
+    }
+    if x.rank() == 0 {
+        bail!("empty last-dim in arg-sort")
+    }
+    match x.device() {
+        Device::Cpu | Device::Cuda(_) => Tensor::from_candle(&x.to_candle()?.arg_sort_last_dim(ascending)?),
+        Device::Npu(_) => match &*x.storage() {
+            Storage::Npu(storage) => {
+                let sorted = crate::npu::arg_sort_last_dim(storage, x.layout(), ascending)?;
+                Ok(Tensor::from_storage(Storage::Npu(sorted), x.shape()))
+            }
+            _ => bail!("a tensor on an NPU has storage elsewhere"),
+        },
+    }
+}

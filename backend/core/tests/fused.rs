@@ -1,0 +1,133 @@
+//! Each fused operator against its own decomposition and against its definition in F64, on every device.
+
+mod operands;
+
+use candle_ascend::{D, DType, Device, Result, Tensor, ops};
+use operands::{assert_close, devices, operand, ours, rng};
+
+const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// One rounding of the result, and in F32 the order of a sum over at most a few hundred terms.
+fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 2e-3,
+        DType::BF16 => 1.6e-2,
+        _ => 2e-5,
+    }
+}
+
+/// Runs `op` on random operands of the given shapes: fused, decomposed, and in F64 on the CPU, where it decomposes.
+fn check<const N: usize>(name: &str, shapes: [&[usize]; N], op: impl Fn([&Tensor; N]) -> Result<Tensor>) {
+    for (seed, dtype) in TYPES.into_iter().enumerate() {
+        let mut rng = rng(seed as u64);
+        let random = shapes.map(|shape| operand(&mut rng, shape, dtype));
+        let exact = random.clone().map(|x| {
+            let on_cpu = ours(&x, &Device::Cpu);
+            on_cpu.to_dtype(DType::F64).expect("widened")
+        });
+        let exact = op(exact.each_ref()).unwrap_or_else(|error| panic!("{name} in F64: {error}"));
+        let want = exact.to_dtype(dtype).and_then(|x| x.to_candle()).expect("rounded");
+        for device in devices() {
+            let case = format!("{name}, seed {seed}, {dtype:?} on {}", device.kind());
+            let x = random.clone().map(|x| ours(&x, &device));
+            let fused = op(x.each_ref()).unwrap_or_else(|error| panic!("{case}: {error}"));
+            let parts = ops::decomposed(|| op(x.each_ref())).unwrap_or_else(|error| panic!("{case}, decomposed: {error}"));
+            assert_close(&case, &fused, &want, tolerance(dtype));
+            assert_close(&format!("{case}, decomposed"), &parts, &want, tolerance(dtype));
+        }
+    }
+}
+
+#[test]
+fn norms() {
+    check("rms_norm", [&[3, 5, 48], &[48]], |[x, w]| ops::rms_norm(x, w, 1e-6));
+    check("rms_norm of a view", [&[3, 48, 5], &[48]], |[x, w]| ops::rms_norm(&x.transpose(1, 2)?, w, 1e-6));
+    check("add_rms_norm's sum", [&[7, 33], &[7, 33], &[33]], |[x, r, w]| Ok(ops::add_rms_norm(x, r, w, 1e-5)?.1));
+}
+
+#[test]
+fn add_rms_norm_normalises_the_rounded_sum() {
+    for device in devices() {
+        let (mut first, mut second) = (rng(1), rng(2));
+        let x = ours(&operand(&mut first, &[4, 40], DType::F32), &device);
+        let residual = ours(&operand(&mut second, &[4, 40], DType::F32), &device);
+        let weight = ours(&operand(&mut first, &[40], DType::F32), &device);
+        let (normed, sum) = ops::add_rms_norm(&x, &residual, &weight, 1e-6).expect("add_rms_norm");
+        let want = ops::rms_norm(&sum, &weight, 1e-6).and_then(|x| x.to_candle()).expect("rms_norm");
+        assert_close(device.kind(), &normed, &want, 2e-5);
+    }
+}
+
+#[test]
+fn softmax_and_swiglu() {
+    check("softmax", [&[4, 3, 17]], |[x]| ops::softmax_last_dim(x));
+    check("softmax of a view", [&[4, 17, 3]], |[x]| ops::softmax_last_dim(&x.t()?));
+    check("swiglu", [&[3, 5, 64]], |[x]| ops::swiglu(x));
+    let error = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).and_then(|x| ops::swiglu(&x)).expect_err("an odd width");
+    assert!(error.to_string().contains("must be even"), "{error}");
+}
+
+/// `rotary` with tables of the angles that the first operand holds.
+fn rotated(angles: &Tensor, q: &Tensor, k: &Tensor) -> Result<Tensor> {
+    let (q, k) = ops::rotary(q, k, &angles.cos()?, &angles.sin()?)?;
+    Tensor::cat(&[q, k], 1)
+}
+
+#[test]
+fn rotary_embedding() {
+    // The tables are rounded before they are used, which adds as much as the last rounding.
+    let shapes: [&[usize]; 3] = [&[5, 32], &[2, 4, 5, 64], &[2, 2, 5, 64]];
+    check("rotary, F64 tables", shapes, |[angles, q, k]| {
+        let tables = angles.to_dtype(DType::F32)?;
+        let exact = if q.dtype() == DType::F64 { angles.clone() } else { tables };
+        rotated(&exact, q, k)
+    });
+    // Whole rows, both halves alike, say the same as half rows.
+    for device in devices() {
+        let angles = ours(&operand(&mut rng(3), &[5, 32], DType::F32), &device);
+        let q = ours(&operand(&mut rng(4), &[1, 2, 5, 64], DType::F32), &device);
+        let whole = Tensor::cat(&[&angles, &angles], D::Minus1).and_then(|whole| rotated(&whole, &q, &q)).expect("whole rows");
+        let half = rotated(&angles, &q, &q).and_then(|x| x.to_candle()).expect("half rows");
+        assert_close(device.kind(), &whole, &half, 0.);
+    }
+}
+
+#[test]
+fn attention_with_shared_heads() {
+    let shapes: [&[usize]; 3] = [&[2, 6, 5, 32], &[2, 2, 9, 32], &[2, 2, 9, 32]];
+    check("attention", shapes, |[q, k, v]| ops::attention(q, k, v, 0.18, ops::AttentionMask::None));
+    check("causal attention", shapes, |[q, k, v]| {
+        ops::attention(q, k, v, 0.18, ops::AttentionMask::Causal { offset: 4 })
+    });
+    check("masked attention", [shapes[0], shapes[1], shapes[2], &[5, 9]], |[q, k, v, mask]| {
+        ops::attention(q, k, v, 0.18, Some(mask))
+    });
+    check("attention to the first part of a cache", shapes, |[q, k, v]| {
+        let (k, v) = (k.narrow(2, 0, 7)?, v.narrow(2, 0, 7)?);
+        ops::attention(q, &k, &v, 0.18, ops::AttentionMask::Causal { offset: 2 })
+    });
+    check("decoding", [&[2, 6, 1, 32], shapes[1], shapes[2]], |[q, k, v]| {
+        ops::attention(q, &k.narrow(2, 0, 4)?, &v.narrow(2, 0, 4)?, 0.18, ops::AttentionMask::Causal { offset: 3 })
+    });
+}
+
+#[test]
+fn causal_attention_is_the_mask_that_it_says() {
+    let x: Vec<_> = (0..3).map(|seed| ours(&operand(&mut rng(seed), &[1, 2, 4, 16], DType::F32), &Device::Cpu)).collect();
+    let causal = ops::attention(&x[0], &x[1], &x[2], 0.25, ops::AttentionMask::Causal { offset: 0 }).expect("causal");
+    // The first query sees the first key only, so that its result is the first value.
+    let first = causal.narrow(2, 0, 1).expect("first query");
+    let value = x[2].narrow(2, 0, 1).and_then(|v| v.to_candle()).expect("first value");
+    assert_close("first query", &first, &value, 1e-6);
+}
+
+#[test]
+fn projections() {
+    check("linear", [&[2, 3, 40], &[56, 40], &[56]], |[x, w, b]| ops::linear(x, w, Some(b)));
+    check("linear of one row", [&[1, 43], &[56, 43]], |[x, w]| ops::linear(x, w, None));
+    check("linear of many rows", [&[20, 3, 40], &[24, 40]], |[x, w]| ops::linear(x, w, None));
+    check("linear of a view", [&[3, 40, 2], &[24, 40]], |[x, w]| ops::linear(&x.t()?, w, None));
+    let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).expect("zeros");
+    let error = ops::linear(&zeros((2, 3)), &zeros((4, 5)), None).expect_err("widths differ").to_string();
+    assert!(error.contains("[2, 3]") && error.contains("[4, 5]"), "{error}");
+}

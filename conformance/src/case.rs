@@ -15,6 +15,8 @@ pub enum Fill {
     Truth,
     /// A random permutation of 0, 1, … along the whole tensor (distinct values: sorting has one answer).
     Permutation,
+    /// 1 above the diagonal of the last two dimensions, 0 elsewhere: a causal mask that hides the future.
+    AboveDiagonal,
     /// These values.
     Values(Vec<f64>),
 }
@@ -74,6 +76,10 @@ impl Spec {
                     values.swap(i, rng.random_range(0..=i));
                 }
                 values
+            }
+            Fill::AboveDiagonal => {
+                let [.., rows, cols] = self.shape[..] else { panic!("a diagonal needs two dimensions") };
+                (0..count).map(|i| (i % cols > i / cols % rows) as u8 as f64).collect()
             }
             Fill::Values(values) => values.clone(),
         };

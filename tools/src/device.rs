@@ -2,7 +2,7 @@
 
 use crate::cli::DeviceArgs;
 use anyhow::{Context, Result, anyhow, bail};
-use candle_ascend::{CudaDevice, Device, npu::NpuDevice};
+use candle_ascend::{Device, NpuDevice};
 use cann_sim::Embedded;
 use std::sync::Arc;
 
@@ -49,10 +49,7 @@ pub struct Opened {
 
 /// Makes the simulated CANN that is linked into this program known to the backend, which does not depend on it.
 pub fn register_simulator() {
-    candle_ascend::register_simulator(|soc| {
-        let source = Embedded::with_soc(soc).map_err(|status| status.message)?;
-        Ok(Arc::new(source))
-    });
+    candle_ascend::register_simulator(|soc| Ok(Arc::new(Embedded::for_soc(soc)?)));
 }
 
 /// Opens the device that the arguments name.
@@ -65,7 +62,7 @@ pub fn open(args: &DeviceArgs) -> Result<Opened> {
         Choice::Cuda(index) => cuda(index),
         Choice::Sim(soc) => {
             let device = NpuDevice::simulated(soc.as_deref().unwrap_or(""), 0).context("opening the simulated NPU")?;
-            let line = format!("simulated NPU: {}", device.describe());
+            let line = format!("simulated NPU: {}", device.source());
             Ok(Opened { device: Device::Npu(device), line })
         }
     }
@@ -73,17 +70,16 @@ pub fn open(args: &DeviceArgs) -> Result<Opened> {
 
 fn npu(args: &DeviceArgs, index: usize) -> Result<Opened> {
     let device = NpuDevice::installed(index, args.cann_home.as_deref()).with_context(|| format!("opening npu:{index}"))?;
-    let line = format!("npu:{index}: {}", device.describe());
+    let line = format!("npu:{index}: {}", device.source());
     Ok(Opened { device: Device::Npu(device), line })
 }
 
 fn cuda(index: usize) -> Result<Opened> {
-    use candle_core::backend::BackendDevice;
     if !cfg!(feature = "cuda") {
-        bail!("--device cuda:{index}: this npu-run was built without CUDA; rebuild it with `--features cuda`");
+        bail!("this npu-run was built without CUDA; rebuild it with `--features cuda`");
     }
-    let device = CudaDevice::new(index).with_context(|| format!("opening cuda:{index}"))?;
-    Ok(Opened { device: Device::Cuda(device), line: format!("cuda:{index}") })
+    let device = Device::new_cuda(index).with_context(|| format!("opening cuda:{index}"))?;
+    Ok(Opened { device, line: format!("cuda:{index}") })
 }
 
 /// The first of NPU, GPU and CPU that opens; the simulated NPU is never taken unasked.

@@ -1,1 +1,32 @@
-fn main() {}
+//! `npu-run`: parse, dispatch, report. What computes lives in the crates below.
+
+mod cli;
+mod demo;
+mod device;
+mod infer;
+mod logits;
+mod model;
+mod progress;
+mod report;
+mod smoke;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    device::register_simulator();
+    let done = match &cli.command {
+        Command::Infer(args) => infer::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Smoke(args) => smoke::run(args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

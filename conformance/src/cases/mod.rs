@@ -4,6 +4,10 @@
 
 mod binary;
 mod elementwise;
+mod index;
+mod linalg;
+mod reduce;
+mod shape;
 
 use crate::array::DType;
 use crate::case::{Case, View};
@@ -21,5 +25,5 @@ pub(crate) const SHAPES: &[(&[usize], View)] = &[
 
 /// Every case of the suite.
 pub fn all() -> Vec<Case> {
-    [elementwise::cases(), binary::cases()].into_iter().flatten().collect()
+    [elementwise::cases(), binary::cases(), reduce::cases(), shape::cases(), index::cases(), linalg::cases()].into_iter().flatten().collect()
 }

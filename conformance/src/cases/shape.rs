@@ -1,0 +1,138 @@
+//! Rows that move, convert or make elements without arithmetic.
+
+use super::FLOATS;
+use crate::array::{Array, DType, indices};
+use crate::case::{Arg, Case, Fill, Spec, View};
+use DType::*;
+
+const MOVED: &[DType] = &[F32, F16, BF16, I64, I32, Bool];
+
+/// An array of `shape` whose element at each index is `f` of the index.
+fn build(dtype: DType, shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Array {
+    Array::new(dtype, shape, indices(shape).map(|at| f(&at)).collect())
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut all = cast();
+    for &dtype in MOVED {
+        all.extend(moves(dtype));
+        all.extend(joins(dtype));
+    }
+    all.extend(copies());
+    all.extend(makes());
+    all
+}
+
+fn cast() -> Vec<Case> {
+    let kinds = [F32, F16, BF16, I64, I32, U8, Bool];
+    let mut all = Vec::new();
+    for from in kinds {
+        for to in kinds {
+            if from == to {
+                continue;
+            }
+            // Whole numbers that every type holds: rounding of fractions differs by operator page and is tried apart.
+            let spec = Spec::new(from, [3, 5, 7]).view(View::Transposed);
+            let spec = if from == Bool { spec } else { spec.fill(Fill::Integers(0, 100)) };
+            let args = vec![Arg::In(spec), Arg::DType(to), Arg::Out(to, vec![3, 5, 7])];
+            all.push(Case::new("Cast", args, move |x| vec![x[0].clone().with_dtype(to)]).exact());
+        }
+    }
+    for (from, to) in [(F32, BF16), (F32, F16), (BF16, F32), (F16, BF16)] {
+        let args = vec![Arg::In(Spec::new(from, [257])), Arg::DType(to), Arg::Out(to, vec![257])];
+        all.push(Case::new("Cast", args, move |x| vec![x[0].clone().with_dtype(to)]).exact());
+    }
+    all
+}
+
+fn moves(dtype: DType) -> Vec<Case> {
+    let x = |shape: &[usize], view| Arg::In(Spec::new(dtype, shape).view(view));
+    let out = |shape: &[usize]| Arg::Out(dtype, shape.to_vec());
+    let mut all = vec![
+        Case::new("Permute", vec![x(&[3, 5, 7], View::Window), Arg::Ints(vec![2, 0, 1]), out(&[7, 3, 5])], |x| {
+            vec![x[0].permuted(&[2, 0, 1])]
+        }),
+        Case::new("Slice", vec![x(&[3, 9], View::Transposed), Arg::Int(1), Arg::Int(2), Arg::Int(8), Arg::Int(2), out(&[3, 3])], move |x| {
+            vec![build(dtype, &[3, 3], |at| x[0].at(&[at[0], 2 + 2 * at[1]]))]
+        }),
+        Case::new("Expand", vec![x(&[3, 1, 4], View::Contiguous), Arg::Ints(vec![2, 3, 5, 4]), out(&[2, 3, 5, 4])], move |x| {
+            vec![build(dtype, &[2, 3, 5, 4], |at| x[0].at(at))]
+        }),
+        Case::new("Repeat", vec![x(&[3, 4], View::Contiguous), Arg::Ints(vec![2, 3]), out(&[6, 12])], move |x| {
+            vec![build(dtype, &[6, 12], |at| x[0].at(&[at[0] % 3, at[1] % 4]))]
+        }),
+    ];
+    if dtype != Bool {
+        let pad = vec![x(&[3, 4], View::Contiguous), Arg::Ints(vec![1, 2, 0, 1]), Arg::Scalar(dtype, 3.0), out(&[4, 7])];
+        all.push(Case::new("ConstantPadNd", pad, move |x| {
+            vec![build(dtype, &[4, 7], |at| match (at[0] < 3, (1..5).contains(&at[1])) {
+                (true, true) => x[0].at(&[at[0], at[1] - 1]),
+                _ => 3.0,
+            })]
+        }));
+    }
+    for (row, upper) in [("Tril", false), ("Triu", true)] {
+        let args = vec![x(&[2, 5, 5], View::Contiguous), Arg::Int(1), out(&[2, 5, 5])];
+        all.push(Case::new(row, args, move |x| {
+            let keeps = |at: &[usize]| if upper { at[2] > at[1] } else { at[2] <= at[1] + 1 };
+            vec![build(dtype, &[2, 5, 5], |at| if keeps(at) { x[0].at(at) } else { 0.0 })]
+        }));
+    }
+    all.push(Case::new("Flip", vec![x(&[3, 5], View::Contiguous), Arg::Ints(vec![1]), out(&[3, 5])], move |x| {
+        vec![build(dtype, &[3, 5], |at| x[0].at(&[at[0], 4 - at[1]]))]
+    }));
+    all.into_iter().map(Case::exact).collect()
+}
+
+fn joins(dtype: DType) -> Vec<Case> {
+    let list = |shapes: &[&[usize]]| Arg::InList(shapes.iter().map(|s| Spec::new(dtype, *s)).collect());
+    let cat = Case::new("Cat", vec![list(&[&[3, 2, 4], &[3, 5, 4], &[3, 1, 4]]), Arg::Int(1), Arg::Out(dtype, vec![3, 8, 4])], move |x| {
+        vec![build(dtype, &[3, 8, 4], |at| match at[1] {
+            0..2 => x[0].at(at),
+            2..7 => x[1].at(&[at[0], at[1] - 2, at[2]]),
+            _ => x[2].at(&[at[0], 0, at[2]]),
+        })]
+    });
+    let stack = Case::new("Stack", vec![list(&[&[3, 4], &[3, 4]]), Arg::Int(1), Arg::Out(dtype, vec![3, 2, 4])], move |x| {
+        vec![build(dtype, &[3, 2, 4], |at| x[at[1]].at(&[at[0], at[2]]))]
+    });
+    let parts = Arg::OutList(vec![(dtype, vec![4, 3]), (dtype, vec![4, 3]), (dtype, vec![4, 2])]);
+    let pieces = move |x: &[Array]| {
+        let piece = |from: usize, size: usize| build(dtype, &[4, size], |at| x[0].at(&[at[0], from + at[1]]));
+        vec![piece(0, 3), piece(3, 3), piece(6, 2)]
+    };
+    let x = || Arg::In(Spec::new(dtype, [4, 8]));
+    let split = Case::new("SplitTensor", vec![x(), Arg::Int(3), Arg::Int(1), parts.clone()], pieces);
+    let sizes = Case::new("SplitWithSize", vec![x(), Arg::Ints(vec![3, 3, 2]), Arg::Int(1), parts], pieces);
+    [cat, stack, split, sizes].into_iter().map(Case::exact).collect()
+}
+
+fn copies() -> Vec<Case> {
+    let mut all = Vec::new();
+    for &dtype in MOVED {
+        for (to, from) in [(View::Window, View::Transposed), (View::Transposed, View::Contiguous)] {
+            let args = vec![Arg::Ref(Spec::new(dtype, [3, 7]).view(to)), Arg::In(Spec::new(dtype, [3, 7]).view(from))];
+            all.push(Case::new("InplaceCopy", args, |x| vec![x[1].clone()]).exact());
+        }
+    }
+    let args = vec![Arg::Ref(Spec::new(F32, [3, 7])), Arg::In(Spec::new(BF16, [7]))];
+    all.push(Case::new("InplaceCopy", args, |x| vec![x[0].zip(&x[1], |_, b| b)]).exact());
+    for &dtype in FLOATS {
+        let x = || Arg::Ref(Spec::new(dtype, [3, 7]).view(View::Window));
+        all.push(Case::new("InplaceZero", vec![x()], |x| vec![x[0].map(|_| 0.0)]).exact());
+        all.push(Case::new("InplaceFillScalar", vec![x(), Arg::Scalar(F32, 1.5)], |x| vec![x[0].map(|_| 1.5)]).exact());
+    }
+    all
+}
+
+fn makes() -> Vec<Case> {
+    let mut all = Vec::new();
+    for dtype in [F32, I64, I32] {
+        let s = |v: f64| Arg::Scalar(dtype, v);
+        let args = vec![s(3.0), s(17.0), s(2.0), Arg::Out(dtype, vec![7])];
+        all.push(Case::new("Arange", args, move |_| vec![build(dtype, &[7], |at| 3.0 + 2.0 * at[0] as f64)]).exact());
+    }
+    let args = vec![Arg::Int(4), Arg::Int(6), Arg::Out(F32, vec![4, 6])];
+    all.push(Case::new("Eye", args, |_| vec![build(F32, &[4, 6], |at| (at[0] == at[1]) as u8 as f64)]).exact());
+    all
+}

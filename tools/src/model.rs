@@ -1,0 +1,60 @@
+//! `--model` and `--dtype`: the checkpoint's folder and the type to compute in.
+
+use crate::cli::ModelArgs;
+use crate::demo;
+use anyhow::{Result, bail};
+use candle_ascend::{DType, Device};
+use npu_models::Config;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A checkpoint folder; the demo model's exists as long as this value.
+pub enum Folder {
+    Given(PathBuf),
+    Demo(TempDir),
+}
+
+impl Folder {
+    pub fn of(args: &ModelArgs) -> Result<Self> {
+        match &args.model {
+            Some(path) if path.is_dir() => Ok(Folder::Given(path.clone())),
+            Some(path) => bail!(
+                "--model {}: no such folder; it must hold config.json and model.safetensors, as a Hugging Face checkpoint does",
+                path.display()
+            ),
+            None => Ok(Folder::Demo(demo::unpack()?)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        match self {
+            Folder::Given(path) => path,
+            Folder::Demo(folder) => folder.path(),
+        }
+    }
+
+    /// What to call the model in reports.
+    pub fn name(&self) -> String {
+        match self {
+            Folder::Given(path) => path.display().to_string(),
+            Folder::Demo(_) => "demo (embedded)".into(),
+        }
+    }
+}
+
+/// The type that `--dtype` asks for; `auto` is the checkpoint's own, except on the CPU, whose products are an order of
+/// magnitude faster in f32.
+pub fn dtype(args: &ModelArgs, folder: &Folder, device: &Device) -> Result<DType> {
+    Ok(match args.dtype.as_str() {
+        "f32" | "float32" => DType::F32,
+        "f16" | "float16" => DType::F16,
+        "bf16" | "bfloat16" => DType::BF16,
+        "auto" if device.is_cpu() => DType::F32,
+        "auto" => match Config::from_dir(folder.path())?.dtype.as_deref() {
+            Some("float32") => DType::F32,
+            Some("float16") => DType::F16,
+            _ => DType::BF16,
+        },
+        other => bail!("--dtype {other}: unknown type; use auto, f32, f16 or bf16"),
+    })
+}

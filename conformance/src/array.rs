@@ -194,6 +194,11 @@ impl Array {
         Array { dtype: self.dtype, shape, data }
     }
 
+    /// Each element rounded to the array's type, as an operator that stores it would.
+    pub fn rounded(&self) -> Array {
+        self.map(|x| self.dtype.round(x))
+    }
+
     pub fn with_dtype(mut self, dtype: DType) -> Array {
         self.dtype = dtype;
         self

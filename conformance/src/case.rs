@@ -93,6 +93,9 @@ pub enum Arg {
     In(Spec),
     /// An output; its contents before the call are poison.
     Out(DType, Vec<usize>),
+    /// An output with room for the most that may come: the operator says what shape it left there, and the reference
+    /// says what shape that must be.
+    Room(DType, Vec<usize>),
     /// A tensor that is read and then holds a result.
     Ref(Spec),
     InList(Vec<Spec>),
@@ -129,28 +132,59 @@ pub type Inputs = [Array];
 /// The plain answer: outputs and in-place tensors in the order of the arguments.
 pub type Reference = Box<dyn Fn(&Inputs) -> Vec<Array> + Send + Sync>;
 
+/// What outputs must be like where no single answer is right: why they are wrong, or nothing.
+pub type Property = Box<dyn Fn(&Inputs, &[Array]) -> Result<(), String> + Send + Sync>;
+
+/// How a case tells right from wrong.
+pub enum Answer {
+    /// The outputs, by plain arithmetic.
+    Reference(Reference),
+    /// Of random rows: what every answer has in common. The row also runs twice and must answer twice the same, since its
+    /// seed and offset are arguments.
+    Property(Property),
+}
+
 /// The same arithmetic through the tensor interface, for any device: inputs to outputs.
 pub type ThroughTensors =
     Box<dyn Fn(&[candle_ascend::Tensor]) -> candle_ascend::Result<Vec<candle_ascend::Tensor>> + Send + Sync>;
 
-/// One call with known answer.
+/// One call, and what its answer must be.
 pub struct Case {
     /// Row of the operator table.
     pub row: &'static str,
     /// What is special about it: shapes, types, views.
     pub label: String,
     pub args: Vec<Arg>,
-    pub reference: Reference,
+    pub answer: Answer,
     pub tensors: Option<ThroughTensors>,
     pub tolerance: Tolerance,
+    /// Of results through the tensor interface, where other devices round more often than the row does.
+    pub tensors_tolerance: Option<Tolerance>,
 }
 
 impl Case {
     /// A case with the tolerance of one rounding (one unit, since the reference rounds too).
-    pub fn new(row: &'static str, args: Vec<Arg>, reference: impl Fn(&Inputs) -> Vec<Array> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        row: &'static str,
+        args: Vec<Arg>,
+        reference: impl Fn(&Inputs) -> Vec<Array> + Send + Sync + 'static,
+    ) -> Self {
+        Self::answered(row, args, Answer::Reference(Box::new(reference)))
+    }
+
+    /// A case whose answer is random: `holds` says what is wrong with the outputs, if anything is.
+    pub fn property(
+        row: &'static str,
+        args: Vec<Arg>,
+        holds: impl Fn(&Inputs, &[Array]) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self::answered(row, args, Answer::Property(Box::new(holds)))
+    }
+
+    fn answered(row: &'static str, args: Vec<Arg>, answer: Answer) -> Self {
         let label = args.iter().filter_map(describe).collect::<Vec<_>>().join(" ");
         let tolerance = Tolerance::Units { units: 1.0, scale: 1e-3 };
-        Self { row, label, args, reference: Box::new(reference), tensors: None, tolerance }
+        Self { row, label, args, answer, tensors: None, tolerance, tensors_tolerance: None }
     }
 
     pub fn exact(mut self) -> Self {
@@ -170,6 +204,12 @@ impl Case {
         f: impl Fn(&[candle_ascend::Tensor]) -> candle_ascend::Result<Vec<candle_ascend::Tensor>> + Send + Sync + 'static,
     ) -> Self {
         self.tensors = Some(Box::new(f));
+        self
+    }
+
+    /// A wider tolerance of results through the tensor interface. Say why beside it.
+    pub fn tensors_within(mut self, units: f64, scale: f64) -> Self {
+        self.tensors_tolerance = Some(Tolerance::Units { units, scale });
         self
     }
 
@@ -205,6 +245,7 @@ fn describe(arg: &Arg) -> Option<String> {
         Arg::In(s) | Arg::Ref(s) => Some(spec(s)),
         Arg::InList(list) => Some(format!("({})", list.iter().map(spec).collect::<Vec<_>>().join(","))),
         Arg::Out(dtype, shape) => Some(format!("→{dtype}{shape:?}")),
+        Arg::Room(dtype, shape) => Some(format!("→at most {dtype}{shape:?}")),
         Arg::OutList(list) => Some(format!("→{} tensors", list.len())),
         Arg::Scalar(_, v) => Some(format!("{v}")),
         Arg::Scalars(_, v) => Some(format!("{v:?}")),

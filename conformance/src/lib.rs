@@ -11,6 +11,6 @@ pub mod compare;
 pub mod run;
 
 pub use array::{Array, DType};
-pub use case::{Arg, Case, Fill, Spec, Tolerance, View};
+pub use case::{Answer, Arg, Case, Fill, Spec, Tolerance, View};
 pub use compare::{Difference, compare};
 pub use run::{Outcome, run_row, run_tensors};

@@ -1,9 +1,11 @@
 //! Running cases: rows of the operator table on an NPU (or the simulated one), the tensor interface on any device.
 
 use crate::array::{Array, DType};
-use crate::case::{Arg, Case, Spec, View};
+use crate::case::{Answer, Arg, Case, Spec, Tolerance, View};
 use crate::compare::{Difference, compare};
-use candle_ascend::acl::{self, BoolArray, Buffer, Context, FloatArray, IntArray, Scalar, ScalarList, TensorDesc, TensorList, Value};
+use candle_ascend::acl::{
+    self, BoolArray, Buffer, Context, FloatArray, IntArray, Scalar, ScalarList, TensorDesc, TensorList, Value,
+};
 use candle_ascend::{Device, Tensor};
 use std::ffi::CString;
 use std::time::{Duration, Instant};
@@ -46,6 +48,8 @@ struct Placed {
     offset: usize,
     /// Whether the operator writes it.
     written: bool,
+    /// Whether `shape` is only the most that may come ([`Arg::Room`]).
+    room: bool,
 }
 
 /// Strides, offset and storage size in elements of a view.
@@ -90,34 +94,51 @@ impl Placed {
             bytes[at * size..][..size].copy_from_slice(&element);
         }
         let buffer = context.upload(&bytes)?;
-        Ok(Self { buffer, dtype: spec.dtype, shape: spec.shape.clone(), strides, offset, written })
+        Ok(Self { buffer, dtype: spec.dtype, shape: spec.shape.clone(), strides, offset, written, room: false })
     }
 
     fn output(context: &Context, dtype: DType, shape: &[usize]) -> Result<Self, acl::Error> {
         let (strides, offset, count) = geometry(shape, View::Contiguous);
         let buffer = context.upload(&vec![POISON; count * dtype.size() + SENTINEL])?;
-        Ok(Self { buffer, dtype, shape: shape.to_vec(), strides, offset, written: true })
+        Ok(Self { buffer, dtype, shape: shape.to_vec(), strides, offset, written: true, room: false })
     }
 
     fn desc(&self) -> Result<TensorDesc<'_>, acl::Error> {
-        acl::View::strided(&self.buffer, self.dtype.acl(), self.dtype.size(), &self.shape, &self.strides, self.offset)?.desc()
+        let (dtype, size) = (self.dtype.acl(), self.dtype.size());
+        let view = acl::View::strided(&self.buffer, dtype, size, &self.shape, &self.strides, self.offset)?;
+        if self.shape.is_empty() { view.scalar().desc() } else { view.desc() }
     }
 
-    /// The elements, after checking that nothing between or behind them was written.
-    fn read(&self, context: &Context) -> Result<Array, String> {
+    /// The elements, after checking that nothing between or behind them was written. `desc` is the tensor that the
+    /// operator was given.
+    fn read(&self, context: &Context, desc: &TensorDesc<'_>) -> Result<Array, String> {
         let size = self.dtype.size();
-        let (_, _, count) = (0, 0, self.strides.iter().zip(&self.shape).map(|(&s, &n)| s * n.saturating_sub(1)).sum::<usize>() + self.offset + 1);
-        let mut bytes = vec![0; count * size + SENTINEL];
+        let own: Vec<usize> = offsets(&self.shape, &self.strides, self.offset).collect();
+        let (shape, places) = match self.room {
+            true => {
+                let shape = desc.dims().map_err(|e| e.to_string())?;
+                let count: usize = shape.iter().product();
+                if count > own.len() {
+                    return Err(format!(
+                        "the result has shape {shape:?}, larger than the room for it, {:?}",
+                        self.shape
+                    ));
+                }
+                (shape, own[..count].to_vec())
+            }
+            false => (self.shape.clone(), own.clone()),
+        };
+        let mut bytes = vec![0; (own.last().map_or(self.offset, |last| last + 1)) * size + SENTINEL];
         context.download(&self.buffer, &mut bytes).map_err(|e| e.to_string())?;
         let mut touched = vec![false; bytes.len()];
-        let mut data = Vec::new();
-        for at in offsets(&self.shape, &self.strides, self.offset) {
-            data.push(self.dtype.decode(&bytes[at * size..]));
-            touched[at * size..][..size].fill(true);
-        }
+        own.iter().for_each(|at| touched[at * size..][..size].fill(true));
         match bytes.iter().zip(&touched).position(|(&byte, &own)| !own && byte != POISON) {
             Some(at) => Err(format!("byte {at}, outside of the output, was overwritten")),
-            None => Ok(Array::new(self.dtype, self.shape.clone(), data)),
+            None => Ok(Array::new(
+                self.dtype,
+                shape,
+                places.iter().map(|at| self.dtype.decode(&bytes[at * size..])).collect(),
+            )),
         }
     }
 }
@@ -139,11 +160,16 @@ fn place(context: &Context, case: &Case, inputs: &[Array]) -> Result<Vec<Held>, 
                 Arg::In(spec) => Held::Tensor(Placed::input(context, spec, array(), false)?),
                 Arg::Ref(spec) => Held::Tensor(Placed::input(context, spec, array(), true)?),
                 Arg::Out(dtype, shape) => Held::Tensor(Placed::output(context, *dtype, shape)?),
+                Arg::Room(dtype, shape) => {
+                    Held::Tensor(Placed { room: true, ..Placed::output(context, *dtype, shape)? })
+                }
                 Arg::InList(specs) => Held::Tensors(
                     specs.iter().map(|spec| Placed::input(context, spec, array(), false)).collect::<Result<_, _>>()?,
                 ),
                 Arg::OutList(list) => Held::Tensors(
-                    list.iter().map(|(dtype, shape)| Placed::output(context, *dtype, shape)).collect::<Result<_, _>>()?,
+                    list.iter()
+                        .map(|(dtype, shape)| Placed::output(context, *dtype, shape))
+                        .collect::<Result<_, _>>()?,
                 ),
                 plain => Held::Plain(plain.clone()),
             })
@@ -202,42 +228,71 @@ fn value<'a>(held: &Held, handle: &'a Handle<'a>) -> Value<'a> {
     }
 }
 
-/// Runs the case's row on an NPU and compares every output, and every byte around it.
+/// Runs the case's row on an NPU and holds every output, and every byte around it, against the case's answer.
 pub fn run_row(context: &Context, case: &Case) -> Result<Outcome, Failure> {
     let failed = |reason: String| Failure { row: case.row, label: case.label.clone(), reason };
     let inputs = case.inputs();
-    let held = place(context, case, &inputs).map_err(|e| failed(e.to_string()))?;
-    let started = Instant::now();
-    launch(context, case, &held).map_err(|e| failed(e.to_string()))?;
-    context.synchronize().map_err(|e| failed(e.to_string()))?;
-    let time = started.elapsed();
-    let written = held.iter().flat_map(|h| match h {
-        Held::Tensor(placed) => std::slice::from_ref(placed),
-        Held::Tensors(list) => list.as_slice(),
-        Held::Plain(_) => &[],
-    });
-    let got: Vec<Array> =
-        written.filter(|p| p.written).map(|p| p.read(context)).collect::<Result<_, _>>().map_err(&failed)?;
-    let wanted = (case.reference)(&inputs);
-    if got.len() != wanted.len() {
-        return Err(failed(format!("the case has {} outputs, its reference {}", got.len(), wanted.len())));
-    }
-    verdict(case, &got, &wanted).map(|difference| Outcome { difference, time }).map_err(failed)
+    let (got, time) = outputs(context, case, &inputs).map_err(failed)?;
+    let difference = match &case.answer {
+        Answer::Reference(reference) => {
+            let wanted = reference(&inputs);
+            if got.len() != wanted.len() {
+                return Err(failed(format!("the case has {} outputs, its reference {}", got.len(), wanted.len())));
+            }
+            verdict(case.tolerance, &got, &wanted).map_err(failed)?
+        }
+        Answer::Property(holds) => {
+            holds(&inputs, &got).map_err(failed)?;
+            let (again, _) = outputs(context, case, &inputs).map_err(failed)?;
+            if again != got {
+                return Err(failed("a second run with the same seed and offset gave other numbers".into()));
+            }
+            Difference::default()
+        }
+    };
+    Ok(Outcome { difference, time })
 }
 
-fn launch(context: &Context, case: &Case, held: &[Held]) -> Result<(), acl::Error> {
-    let handles: Vec<Handle<'_>> = held.iter().map(|h| handle(context, h)).collect::<Result<_, _>>()?;
+/// Runs a case's row and reads its outputs without comparing them: for arguments that make no sense.
+pub fn try_row(context: &Context, case: &Case) -> Result<(), String> {
+    outputs(context, case, &case.inputs()).map(drop)
+}
+
+/// Everything that the operator writes, in the order of the arguments, and the time from the launch to the results.
+fn outputs(context: &Context, case: &Case, inputs: &[Array]) -> Result<(Vec<Array>, Duration), String> {
+    let text = |e: acl::Error| e.to_string();
+    let held = place(context, case, inputs).map_err(text)?;
+    let handles: Vec<Handle<'_>> = held.iter().map(|h| handle(context, h)).collect::<Result<_, _>>().map_err(text)?;
     let values: Vec<Value<'_>> = held.iter().zip(&handles).map(|(h, handle)| value(h, handle)).collect();
-    acl::launch_row(context, case.row, &values)
+    let started = Instant::now();
+    acl::launch_row(context, case.row, &values).map_err(text)?;
+    context.synchronize().map_err(text)?;
+    let time = started.elapsed();
+    let mut read = Vec::new();
+    for (held, handle) in held.iter().zip(&handles) {
+        match (held, handle) {
+            (Held::Tensor(placed), Handle::Tensor(desc)) if placed.written => read.push(placed.read(context, desc)?),
+            (Held::Tensors(list), _) => {
+                for placed in list.iter().filter(|placed| placed.written) {
+                    read.push(placed.read(context, &placed.desc().map_err(text)?)?);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((read, time))
 }
 
-fn verdict(case: &Case, got: &[Array], wanted: &[Array]) -> Result<Difference, String> {
+fn verdict(tolerance: Tolerance, got: &[Array], wanted: &[Array]) -> Result<Difference, String> {
     let mut worst = Difference::default();
     for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-        let found = compare(got, wanted, case.tolerance).map_err(|e| format!("output {i}: {e}"))?;
+        let found = compare(got, wanted, tolerance).map_err(|e| format!("output {i}: {e}"))?;
         if !found.passed() {
             let (at, g, w) = found.at.unwrap_or_default();
-            return Err(format!("output {i}, element {at}: got {g}, wanted {w} ({:.1} times the tolerance)", found.worst));
+            return Err(format!(
+                "output {i}, element {at}: got {g}, wanted {w} ({:.1} times the tolerance)",
+                found.worst
+            ));
         }
         if found.worst >= worst.worst {
             worst = Difference { max_abs: worst.max_abs.max(found.max_abs), ..found };
@@ -257,8 +312,10 @@ pub fn run_tensors(device: &Device, case: &Case) -> Option<Result<Outcome, Failu
             Arg::InList(specs) => specs.as_slice(),
             _ => &[],
         });
-        let tensors: Vec<Tensor> =
-            specs.zip(&inputs).map(|(spec, array)| tensor(device, spec, array)).collect::<candle_ascend::Result<_>>()?;
+        let tensors: Vec<Tensor> = specs
+            .zip(&inputs)
+            .map(|(spec, array)| tensor(device, spec, array))
+            .collect::<candle_ascend::Result<_>>()?;
         let started = Instant::now();
         let got = through(&tensors)?.iter().map(array).collect::<candle_ascend::Result<_>>()?;
         Ok((got, started.elapsed()))
@@ -267,11 +324,15 @@ pub fn run_tensors(device: &Device, case: &Case) -> Option<Result<Outcome, Failu
         Ok(done) => done,
         Err(error) => return Some(Err(failed(error.to_string()))),
     };
-    let wanted = (case.reference)(&inputs);
+    let Answer::Reference(reference) = &case.answer else {
+        return Some(Err(failed("the case has no reference to hold tensors against".into())));
+    };
+    let wanted = reference(&inputs);
     if got.is_empty() || got.len() > wanted.len() {
         return Some(Err(failed(format!("{} results for {} outputs", got.len(), wanted.len()))));
     }
-    Some(verdict(case, &got, &wanted).map(|difference| Outcome { difference, time }).map_err(failed))
+    let tolerance = case.tensors_tolerance.unwrap_or(case.tolerance);
+    Some(verdict(tolerance, &got, &wanted).map(|difference| Outcome { difference, time }).map_err(failed))
 }
 
 fn candle_dtype(dtype: DType) -> candle_ascend::Result<candle_ascend::DType> {

@@ -73,6 +73,17 @@ fn a_wrong_answer_is_noticed() {
     let shape = vec![Arg::In(Spec::new(DType::F32, [5, 7])), Arg::Out(DType::F32, vec![5, 8])];
     let refused = run_row(device.context(), &Case::new("Abs", shape, |_| vec![])).expect_err("wrong output shape");
     assert!(refused.reason.contains("161002"), "{refused}");
+    let room = vec![Arg::In(Spec::new(DType::F32, [5, 7])), Arg::Room(DType::I64, vec![35, 2])];
+    let count = Case::new("Nonzero", room, |_| vec![Array::new(DType::I64, [3, 2], vec![0.0; 6])]);
+    let failure = run_row(device.context(), &count).expect_err("35 numbers are not zero, not three");
+    assert!(failure.reason.contains("[35, 2]"), "{failure}");
+    let seeded = |holds: fn(&[Array]) -> bool| {
+        let args = vec![Arg::Ref(Spec::new(DType::F32, [99])), Arg::Float(0.0), Arg::Float(1.0), Arg::Int(1), Arg::Int(0)];
+        Case::property("InplaceUniform", args, move |_, out| if holds(out) { Ok(()) } else { Err("does not hold".into()) })
+    };
+    run_row(device.context(), &seeded(|out| out[0].data.iter().all(|v| *v < 1.0))).expect("uniform numbers lie below 1");
+    let failure = run_row(device.context(), &seeded(|out| out[0].data.iter().all(|v| *v < 0.5)));
+    assert_eq!(failure.expect_err("half of them lie above").reason, "does not hold");
     let cpu = run_tensors(&Device::Cpu, &wrong);
     assert!(cpu.is_none(), "a case without a tensor form does not run as one");
 }

@@ -49,9 +49,7 @@ macro_rules! from_ranges {
         }
     )* };
 }
-from_ranges!(
-    Range<usize>, RangeFrom<usize>, RangeInclusive<usize>, RangeTo<usize>, RangeToInclusive<usize>
-);
+from_ranges!(Range<usize>, RangeFrom<usize>, RangeInclusive<usize>, RangeTo<usize>, RangeToInclusive<usize>);
 
 impl From<RangeFull> for TensorIndexer {
     fn from(_: RangeFull) -> Self {

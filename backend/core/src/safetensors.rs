@@ -176,7 +176,12 @@ pub fn save<K: AsRef<str> + Ord + std::fmt::Display, P: AsRef<Path>>(
 ) -> Result<()> {
     let mut held = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        held.push((name.as_ref().to_owned(), from_element_type(tensor.dtype())?, tensor.dims().to_vec(), bytes(tensor)?));
+        held.push((
+            name.as_ref().to_owned(),
+            from_element_type(tensor.dtype())?,
+            tensor.dims().to_vec(),
+            bytes(tensor)?,
+        ));
     }
     let views = held
         .iter()

@@ -1,13 +1,16 @@
 //! Every method of [`candle_ascend::Tensor`] gives what candle's own gives, on random odd shapes, views and types.
+//!
+//! On the CPU only: an NPU lacks types that candle has (F64 products, for one), and `npu_*.rs` holds its primitives
+//! against candle type by type.
 
 mod operands;
 
-use candle_ascend::{D, DType, IndexOp as _};
-use operands::{assert_close, devices, dims, operand, ours, rng, roundings};
+use candle_ascend::{D, DType, Device, IndexOp as _};
+use operands::{assert_close, dims, operand, ours, rng};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// Runs one expression on candle's tensors and on ours, on every device, and compares. Inside it `T` is the tensor type.
+/// Runs one expression on candle's tensors and on ours, on the CPU, and compares. Inside it `T` is the tensor type.
 macro_rules! same {
     ($case:expr, $tolerance:expr, [$($x:ident),+], $body:expr) => {{
         let case = format!("{} in {}", $case, stringify!($body));
@@ -18,7 +21,7 @@ macro_rules! same {
             $body
         })();
         let want = want.unwrap_or_else(|error| panic!("{case}: candle fails: {error}"));
-        for device in devices() {
+        for device in [Device::Cpu] {
             let got: candle_ascend::Result<candle_ascend::Tensor> = (|| {
                 #[allow(unused_imports)]
                 use candle_ascend::Tensor as T;
@@ -27,8 +30,7 @@ macro_rules! same {
             })();
             let got = got.unwrap_or_else(|error| panic!("{case} on {}: {error}", device.kind()));
             // On the CPU both run the same kernels, in the same order unless a tolerance is given.
-            let tolerance: f64 = if device.is_cpu() { $tolerance } else { roundings(want.dtype()).max($tolerance) };
-            assert_close(&format!("{case} on {}", device.kind()), &got, &want, tolerance);
+            assert_close(&case, &got, &want, $tolerance);
         }
     }};
 }
@@ -252,9 +254,13 @@ fn joining_and_padding() {
 fn sorting() {
     for dtype in [DType::F32, DType::F64, DType::I64, DType::U32, DType::U8] {
         // Distinct values: the order of equal ones is nobody's promise.
-        let x = candle_core::Tensor::from_vec((0..35).map(|i| (i * 12 % 35) as f64).collect(), (5, 7), &candle_core::Device::Cpu)
-            .and_then(|x| x.to_dtype(dtype))
-            .expect("operand");
+        let x = candle_core::Tensor::from_vec(
+            (0..35).map(|i| (i * 12 % 35) as f64).collect(),
+            (5, 7),
+            &candle_core::Device::Cpu,
+        )
+        .and_then(|x| x.to_dtype(dtype))
+        .expect("operand");
         same!(format!("{dtype:?}"), 0., [x], x.arg_sort_last_dim(true));
         same!(format!("{dtype:?}"), 0., [x], Ok(x.sort_last_dim(false)?.0));
     }

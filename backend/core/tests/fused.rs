@@ -31,7 +31,8 @@ fn check<const N: usize>(name: &str, shapes: [&[usize]; N], op: impl Fn([&Tensor
             let case = format!("{name}, seed {seed}, {dtype:?} on {}", device.kind());
             let x = random.clone().map(|x| ours(&x, &device));
             let fused = op(x.each_ref()).unwrap_or_else(|error| panic!("{case}: {error}"));
-            let parts = ops::decomposed(|| op(x.each_ref())).unwrap_or_else(|error| panic!("{case}, decomposed: {error}"));
+            let parts =
+                ops::decomposed(|| op(x.each_ref())).unwrap_or_else(|error| panic!("{case}, decomposed: {error}"));
             assert_close(&case, &fused, &want, tolerance(dtype));
             assert_close(&format!("{case}, decomposed"), &parts, &want, tolerance(dtype));
         }
@@ -63,7 +64,8 @@ fn softmax_and_swiglu() {
     check("softmax", [&[4, 3, 17]], |[x]| ops::softmax_last_dim(x));
     check("softmax of a view", [&[4, 17, 3]], |[x]| ops::softmax_last_dim(&x.t()?));
     check("swiglu", [&[3, 5, 64]], |[x]| ops::swiglu(x));
-    let error = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).and_then(|x| ops::swiglu(&x)).expect_err("an odd width");
+    let error =
+        Tensor::zeros((2, 3), DType::F32, &Device::Cpu).and_then(|x| ops::swiglu(&x)).expect_err("an odd width");
     assert!(error.to_string().contains("must be even"), "{error}");
 }
 
@@ -86,7 +88,8 @@ fn rotary_embedding() {
     for device in devices() {
         let angles = ours(&operand(&mut rng(3), &[5, 32], DType::F32), &device);
         let q = ours(&operand(&mut rng(4), &[1, 2, 5, 64], DType::F32), &device);
-        let whole = Tensor::cat(&[&angles, &angles], D::Minus1).and_then(|whole| rotated(&whole, &q, &q)).expect("whole rows");
+        let whole =
+            Tensor::cat(&[&angles, &angles], D::Minus1).and_then(|whole| rotated(&whole, &q, &q)).expect("whole rows");
         let half = rotated(&angles, &q, &q).and_then(|x| x.to_candle()).expect("half rows");
         assert_close(device.kind(), &whole, &half, 0.);
     }
@@ -113,7 +116,8 @@ fn attention_with_shared_heads() {
 
 #[test]
 fn causal_attention_is_the_mask_that_it_says() {
-    let x: Vec<_> = (0..3).map(|seed| ours(&operand(&mut rng(seed), &[1, 2, 4, 16], DType::F32), &Device::Cpu)).collect();
+    let x: Vec<_> =
+        (0..3).map(|seed| ours(&operand(&mut rng(seed), &[1, 2, 4, 16], DType::F32), &Device::Cpu)).collect();
     let causal = ops::attention(&x[0], &x[1], &x[2], 0.25, ops::AttentionMask::Causal { offset: 0 }).expect("causal");
     // The first query sees the first key only, so that its result is the first value.
     let first = causal.narrow(2, 0, 1).expect("first query");

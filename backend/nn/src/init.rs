@@ -56,11 +56,21 @@ impl NonLinearity {
 pub enum Init {
     Const(f64),
     /// Normal.
-    Randn { mean: f64, stdev: f64 },
+    Randn {
+        mean: f64,
+        stdev: f64,
+    },
     /// Uniform in `[lo, up)`.
-    Uniform { lo: f64, up: f64 },
+    Uniform {
+        lo: f64,
+        up: f64,
+    },
     /// Scaled so that the spread of activations stays the same from layer to layer (He et al., 2015).
-    Kaiming { dist: NormalOrUniform, fan: FanInOut, non_linearity: NonLinearity },
+    Kaiming {
+        dist: NormalOrUniform,
+        fan: FanInOut,
+        non_linearity: NonLinearity,
+    },
 }
 
 pub const ZERO: Init = Init::Const(0.);

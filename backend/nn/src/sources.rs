@@ -12,7 +12,8 @@ fn checked(tensor: Tensor, expected: Shape, name: &str) -> Result<Tensor> {
     if tensor.shape() == &expected {
         return Ok(tensor);
     }
-    Err(Error::UnexpectedShape { msg: format!("shape mismatch for {name}"), expected, got: tensor.shape().clone() }.bt())
+    Err(Error::UnexpectedShape { msg: format!("shape mismatch for {name}"), expected, got: tensor.shape().clone() }
+        .bt())
 }
 
 /// Zeros under every name.

@@ -14,7 +14,7 @@ struct Adam {
     first: Tensor,
     second: Tensor,
     grad: Tensor,
-    /// Largest second moments so far, and whether to write them back.
+    /// Largest second moments so far, and whether the new ones go back there; else they take the second moments' place.
     peak: Option<(Tensor, bool)>,
 }
 
@@ -62,8 +62,10 @@ impl Adam {
             let step = lr / ((moment / corrections[1]).sqrt() + eps) * (first[i] / corrections[0]);
             parameter[i] -= step + lr * weight_decay * parameter[i];
         }
-        if let (Some((tensor, true)), Some(peak)) = (&self.peak, &peak) {
-            tensor.store_f32(launch, peak)?;
+        match (&self.peak, peak) {
+            (Some((tensor, true)), Some(peak)) => tensor.store_f32(launch, &peak)?,
+            (_, Some(peak)) => second = peak,
+            _ => {}
         }
         self.first.store_f32(launch, &first)?;
         self.second.store_f32(launch, &second)?;

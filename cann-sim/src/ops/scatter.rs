@@ -155,7 +155,7 @@ pub fn index_add(
     }))
 }
 
-/// As [`index_add`]; `mode` 0 is the fast path of matrices, with limits of its own, 1 the general one.
+/// As [`index_add`]; `mode` 0 is the fast path of matrices, with limits of its own, and leaves `alpha` out.
 #[allow(clippy::too_many_arguments)]
 pub fn index_add_v2(
     call: &mut Call,
@@ -175,10 +175,10 @@ pub fn index_add_v2(
         )),
         0 => {
             call.dtype_in(&self_, &[F32, F16, I32, I16, BF16])?;
+            let alpha = Scalar { float: 1.0, int: 1, ..alpha };
             index_add(call, self_, dim, index, source, alpha, out)
         }
-        1 => index_add(call, self_, dim, index, source, alpha, out),
-        other => call.invalid(format!("mode is {other}, wanted 0 or 1")),
+        _ => index_add(call, self_, dim, index, source, alpha, out),
     }
 }
 

@@ -3,12 +3,11 @@
 use crate::fail;
 use crate::status::Result;
 use acl_sys::error::*;
-use std::alloc::Layout;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
-/// Alignment of page-locked memory in bytes.
-const ALIGN: usize = 4096;
+/// Freed blocks whose addresses are kept from being used again.
+const QUARANTINE: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
@@ -19,36 +18,24 @@ enum Origin {
 #[derive(Debug, Default)]
 struct State {
     live: BTreeMap<u64, (usize, Origin)>,
-    /// Freed and not handed out again since, to tell a double free from a wrong pointer.
+    /// Freed and not yet given back to the system, to tell a double free from a wrong pointer.
     freed: BTreeMap<u64, usize>,
+    resting: VecDeque<u64>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { live: BTreeMap::new(), freed: BTreeMap::new() });
+static STATE: Mutex<State> = Mutex::new(State { live: BTreeMap::new(), freed: BTreeMap::new(), resting: VecDeque::new() });
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-fn layout(size: usize) -> Result<Layout> {
-    match Layout::from_size_align(size, ALIGN) {
-        Ok(layout) => Ok(layout),
-        Err(_) => fail!(ACL_ERROR_RT_PARAM_INVALID, "{size} bytes are more than a host has"),
-    }
-}
-
 /// Allocates `size` bytes of page-locked memory, poisoned.
 pub fn allocate(size: usize) -> Result<*mut u8> {
-    // SAFETY: the size is not zero, callers refuse that.
-    let pointer = unsafe { std::alloc::alloc(layout(size)?) };
-    if pointer.is_null() {
-        fail!(ACL_ERROR_RT_MEMORY_ALLOCATION, "the host has no {size} bytes left");
-    }
-    // SAFETY: the allocation was just made with this size.
+    let address = super::mapping::host_pages(size)?;
+    let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
+    // SAFETY: the pages were just mapped with at least this size.
     unsafe { std::ptr::write_bytes(pointer, super::mapping::POISON, size) };
-    let mut state = state();
-    let address = pointer.expose_provenance() as u64;
-    state.freed.retain(|&start, &mut length| start + length as u64 <= address || start >= address + size as u64);
-    state.live.insert(address, (size, Origin::Allocated));
+    state().live.insert(address, (size, Origin::Allocated));
     Ok(pointer)
 }
 
@@ -58,9 +45,16 @@ pub fn free(address: u64) -> Result<()> {
     match state.live.get(&address).copied() {
         Some((size, Origin::Allocated)) => {
             state.live.remove(&address);
+            // The pages stay, out of reach, for a while: a stale pointer faults, and no one else gets the address.
+            super::mapping::close_host_pages(address, size);
             state.freed.insert(address, size);
-            // SAFETY: the table held this pointer with the size it was allocated with, and holds it no longer.
-            unsafe { std::alloc::dealloc(std::ptr::with_exposed_provenance_mut(address as usize), layout(size)?) };
+            state.resting.push_back(address);
+            if state.resting.len() > QUARANTINE
+                && let Some(oldest) = state.resting.pop_front()
+                && let Some(size) = state.freed.remove(&oldest)
+            {
+                super::mapping::release_host_pages(oldest, size);
+            }
             Ok(())
         }
         Some((_, Origin::Registered)) => {

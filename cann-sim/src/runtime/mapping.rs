@@ -33,6 +33,27 @@ fn map(at: u64, size: usize, protection: i32, flags: i32, file: i32, offset: usi
     Ok(mapped as u64)
 }
 
+/// Fresh pages of host memory for `size` bytes.
+pub fn host_pages(size: usize) -> Result<u64> {
+    map(0, size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+}
+
+/// Takes the content of pages from [`host_pages`] and lets any access fault.
+pub fn close_host_pages(address: u64, size: usize) {
+    // SAFETY: the caller owns the pages and no longer uses them; both calls leave the addresses reserved.
+    unsafe {
+        let pages = std::ptr::with_exposed_provenance_mut(address as usize);
+        libc::madvise(pages, size, libc::MADV_DONTNEED);
+        libc::mprotect(pages, size, libc::PROT_NONE);
+    }
+}
+
+/// Gives the addresses of pages from [`host_pages`] back.
+pub fn release_host_pages(address: u64, size: usize) {
+    // SAFETY: the caller owns the pages and no longer uses them.
+    unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(address as usize), size) };
+}
+
 /// An anonymous file of `size` bytes.
 pub fn memory_file(size: usize) -> Result<OwnedFd> {
     // SAFETY: the name is a NUL-terminated literal, and the flags are documented ones.

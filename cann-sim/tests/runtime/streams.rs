@@ -64,6 +64,24 @@ fn copies_of_page_locked_memory_do_not_wait_and_others_do() {
 }
 
 #[test]
+fn page_locked_memory_that_is_freed_too_early_is_named() {
+    let acl = acl(0);
+    let (stream, block) = (stream(acl), malloc(acl, 64));
+    let mut pinned = null_mut();
+    // SAFETY: the host range has 64 bytes; that it is gone when the copy runs is what the callee has to find.
+    unsafe {
+        assert_eq!(acl.aclrtMallocHost(&mut pinned, 64), Ok(0));
+        hold(acl, stream, 20);
+        assert_eq!(acl.aclrtMemcpyAsync(pinned, 64, block, 64, ACL_MEMCPY_DEVICE_TO_HOST, stream), Ok(0));
+        assert_eq!(acl.aclrtFreeHost(pinned), Ok(0));
+        let code = acl.aclrtSynchronizeStream(stream).unwrap();
+        refused(acl, code, ACL_ERROR_RT_PARAM_INVALID, &["aclrtMemcpyAsync: dst", "freed by aclrtFreeHost before the copy ran"]);
+        assert_eq!(acl.aclrtDestroyStream(stream), Ok(0));
+    }
+    free(acl, block);
+}
+
+#[test]
 fn an_event_orders_two_streams_and_keeps_time() {
     let acl = acl(0);
     let (first, second) = (stream(acl), stream(acl));

@@ -94,11 +94,10 @@ pub unsafe extern "C" fn nap(milliseconds: *mut c_void) {
 
 /// Holds `stream` for a while.
 pub fn hold(acl: &Acl, stream: *mut c_void, milliseconds: usize) {
+    let argument = std::ptr::without_provenance_mut(milliseconds);
     // SAFETY: the argument is a number, which `nap` takes it for.
-    assert_eq!(
-        unsafe { acl.aclrtLaunchHostFunc(stream, Some(nap), std::ptr::without_provenance_mut(milliseconds)) },
-        Ok(0)
-    );
+    let code = unsafe { acl.aclrtLaunchHostFunc(stream, Some(nap), argument) };
+    assert_eq!(code, Ok(0));
 }
 
 /// Waits for `stream`.

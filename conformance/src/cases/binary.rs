@@ -32,7 +32,15 @@ fn operand(dtype: DType, shape: &[usize], view: View, positive: bool) -> Spec {
 }
 
 /// Cases of a tensor-tensor row. `alpha` says that the row takes a factor for its second operand.
-fn tensor_tensor(row: &'static str, dtypes: &[DType], out: Option<DType>, alpha: bool, positive: bool, f: Binary, method: Option<OnTensors>) -> Vec<Case> {
+fn tensor_tensor(
+    row: &'static str,
+    dtypes: &[DType],
+    out: Option<DType>,
+    alpha: bool,
+    positive: bool,
+    f: Binary,
+    method: Option<OnTensors>,
+) -> Vec<Case> {
     let mut all = Vec::new();
     for &dtype in dtypes {
         for (a, va, b, vb) in PAIRS {
@@ -54,7 +62,14 @@ fn tensor_tensor(row: &'static str, dtypes: &[DType], out: Option<DType>, alpha:
     all
 }
 
-fn tensor_scalar(row: &'static str, dtypes: &[DType], out: Option<DType>, alpha: bool, value: f64, f: Binary) -> Vec<Case> {
+fn tensor_scalar(
+    row: &'static str,
+    dtypes: &[DType],
+    out: Option<DType>,
+    alpha: bool,
+    value: f64,
+    f: Binary,
+) -> Vec<Case> {
     let mut all = Vec::new();
     for &dtype in dtypes {
         let kind = out.unwrap_or(dtype);
@@ -129,8 +144,118 @@ pub fn cases() -> Vec<Case> {
     add(tensor_scalar("ClampMin", FLOATS, None, false, 1.5, f64::max));
     add(tensor_scalar("RemainderTensorScalar", &[F32, I32], None, false, 3.0, floor_mod));
     add(tensor_scalar("FmodScalar", &[F32, I32], None, false, 3.0, |a, b| a % b));
+    add(tensor_scalar("ClampMax", signed, None, false, 2.0, f64::min));
     add(in_place());
     add(three_operands());
+    add(reversed());
+    add(divisions());
+    add(shifts());
+    add(masked());
+    add(equal());
+    all
+}
+
+/// Rows whose first operand is the scalar.
+fn reversed() -> Vec<Case> {
+    let mut all = Vec::new();
+    for dtype in [F32, F16, BF16, I32, I64] {
+        let scalar = |v| Arg::Scalar(if dtype.is_float() { F32 } else { I64 }, v);
+        let args = vec![
+            Arg::In(Spec::new(dtype, [5, 7]).view(View::Window)),
+            scalar(3.0),
+            scalar(2.0),
+            Arg::Out(dtype, vec![5, 7]),
+        ];
+        // The product is rounded before the difference.
+        all.push(Case::new("Rsubs", args, |x| vec![x[0].map(|v| 3.0 - 2.0 * v)]).within(2.0, 1.0));
+    }
+    for &dtype in FLOATS {
+        let args = vec![Arg::Scalar(F32, 2.5), Arg::In(Spec::new(dtype, [5, 7])), Arg::Out(dtype, vec![5, 7])];
+        let power = Case::new("PowScalarTensor", args, |x| vec![x[0].map(|v| 2.5f64.powf(v))]);
+        all.push(power.within(super::elementwise::units(dtype), 0.1));
+    }
+    all
+}
+
+/// Division with each rounding of the quotient. Half precision has no place here: its page warns that a quotient near a
+/// whole number may be rounded to the next one.
+fn divisions() -> Vec<Case> {
+    let modes: [(i64, fn(f64) -> f64); 3] = [(0, |q| q), (1, f64::trunc), (2, f64::floor)];
+    let mut all = Vec::new();
+    for (mode, rounded) in modes {
+        for (dtype, low, high) in [(F32, 0.5, 3.0), (F32, -3.0, -0.5)] {
+            let x = Spec::new(dtype, [4, 1, 9]).fill(Fill::Uniform(-9.0, 9.0));
+            let y = Spec::new(dtype, [5, 9]).fill(Fill::Uniform(low, high));
+            let args = vec![Arg::In(x), Arg::In(y), Arg::Int(mode), Arg::Out(dtype, vec![4, 5, 9])];
+            all.push(Case::new("DivMod", args, move |x| vec![x[0].zip(&x[1], |a, b| rounded(a / b))]));
+        }
+        for (dtype, low, high) in [(I32, 1, 6), (I64, -5, 0)] {
+            if mode != 0 {
+                let y = Spec::new(dtype, [5, 9]).fill(Fill::Integers(low, high));
+                let args =
+                    vec![Arg::In(Spec::new(dtype, [5, 9])), Arg::In(y), Arg::Int(mode), Arg::Out(dtype, vec![5, 9])];
+                all.push(Case::new("DivMod", args, move |x| vec![x[0].zip(&x[1], |a, b| rounded(a / b))]).exact());
+            }
+        }
+    }
+    all
+}
+
+fn shifts() -> Vec<Case> {
+    let mut all = Vec::new();
+    for dtype in [I8, I32, I64] {
+        let row = |name, low, f: Binary| {
+            let bits = Spec::new(dtype, [9]).fill(Fill::Integers(low, 4));
+            let args = vec![Arg::In(Spec::new(dtype, [4, 9])), Arg::In(bits), Arg::Out(dtype, vec![4, 9])];
+            Case::new(name, args, move |x| vec![x[0].zip(&x[1], f)]).exact()
+        };
+        all.push(row("LeftShift", 0, |v, bits| v * bits.exp2()));
+        // A negative count of bits shifts by none.
+        all.push(row("RightShift", -2, |v, bits| (v / bits.max(0.0).exp2()).floor()));
+    }
+    all
+}
+
+/// Rows that a mask leads, which is broadcast over the rows of a matrix.
+fn masked() -> Vec<Case> {
+    let mut all = Vec::new();
+    for dtype in [F32, F16, BF16, I64, I32] {
+        let fill = vec![
+            Arg::Ref(Spec::new(dtype, [3, 8]).view(View::Window)),
+            Arg::In(Spec::new(Bool, [8])),
+            Arg::In(Spec::new(dtype, []).fill(Fill::Values(vec![7.0]))),
+        ];
+        let filled = |x: &[Array]| vec![x[0].zip(&x[1], |v, m| if m != 0.0 { 7.0 } else { v })];
+        all.push(Case::new("InplaceMaskedFillTensor", fill, filled).exact());
+        for (mask, view) in [(vec![8], View::Contiguous), (vec![3, 8], View::Transposed)] {
+            let x = Arg::In(Spec::new(dtype, [3, 8]).view(view));
+            let args = vec![x, Arg::In(Spec::new(Bool, mask)), Arg::Room(dtype, vec![24])];
+            all.push(
+                Case::new("MaskedSelect", args, |x| {
+                    let mask = x[0].zip(&x[1], |_, m| m);
+                    let chosen = x[0].data.iter().zip(&mask.data).filter(|(_, m)| **m != 0.0).map(|(v, _)| *v);
+                    let chosen: Vec<f64> = chosen.collect();
+                    vec![Array::new(x[0].dtype, [chosen.len()], chosen)]
+                })
+                .exact(),
+            );
+        }
+    }
+    all
+}
+
+fn equal() -> Vec<Case> {
+    let numbers = |last: f64| Fill::Values(vec![0.0, -1.0, 2.0, 3.0, 5.0, last]);
+    let mut all = Vec::new();
+    for dtype in [F32, F16, BF16, I64] {
+        for (shape, last, same) in [(vec![2, 3], 8.0, 1.0), (vec![2, 3], 9.0, 0.0), (vec![3, 2], 8.0, 0.0)] {
+            let x = Spec::new(dtype, [2, 3]).fill(numbers(8.0));
+            let args = vec![Arg::In(x), Arg::In(Spec::new(dtype, shape).fill(numbers(last))), Arg::Out(Bool, vec![1])];
+            let mut case = Case::new("Equal", args, move |_| vec![Array::new(Bool, [1], vec![same])]).exact();
+            case.label += if same == 1.0 { " alike" } else { " unlike" };
+            all.push(case);
+        }
+    }
     all
 }
 
@@ -150,7 +275,10 @@ fn in_place() -> Vec<Case> {
     let mut all = Vec::new();
     for &dtype in FLOATS {
         for (row, alpha, f) in tensors {
-            let mut args = vec![Arg::Ref(operand(dtype, &[4, 9], View::Window, true)), Arg::In(operand(dtype, &[9], View::Contiguous, true))];
+            let mut args = vec![
+                Arg::Ref(operand(dtype, &[4, 9], View::Window, true)),
+                Arg::In(operand(dtype, &[9], View::Contiguous, true)),
+            ];
             args.extend(alpha.then(one));
             all.push(Case::new(row, args, move |x| vec![x[0].zip(&x[1], f)]));
         }
@@ -187,7 +315,8 @@ fn three_operands() -> Vec<Case> {
         let args = vec![t(false), Arg::Scalar(F32, -0.5), Arg::Scalar(F32, 0.75), out()];
         all.push(Case::new("Clamp", args, clamp));
         let choose = |x: &[Array]| {
-            let picked = (0..x[0].data.len()).map(|i| if x[0].data[i] != 0.0 { x[1].data[i] } else { x[2].data[i] }).collect();
+            let picked =
+                (0..x[0].data.len()).map(|i| if x[0].data[i] != 0.0 { x[1].data[i] } else { x[2].data[i] }).collect();
             vec![Array::new(x[1].dtype, x[0].shape.clone(), picked)]
         };
         let args = vec![Arg::In(Spec::new(Bool, [3, 8])), t(false), t(false), out()];

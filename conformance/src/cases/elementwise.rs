@@ -33,7 +33,13 @@ fn round(x: f64) -> f64 {
 }
 
 fn sign(x: f64) -> f64 {
-    if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 }
+    if x > 0.0 {
+        1.0
+    } else if x < 0.0 {
+        -1.0
+    } else {
+        0.0
+    }
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -79,7 +85,7 @@ const ROWS: &[Row] = &[
     with(row("Tanh", f64::tanh, (-3.0, 3.0), FLOATS), Tensor::tanh),
     with(row("Erf", erf, (-3.0, 3.0), FLOATS), Tensor::erf),
     with(row("Relu", |x| x.max(0.0), (-3.0, 3.0), FLOATS), Tensor::relu),
-    with(row("Gelu", gelu_erf, (-3.0, 3.0), FLOATS), Tensor::gelu_erf),
+    with(row("Gelu", gelu_tanh, (-3.0, 3.0), FLOATS), Tensor::gelu),
     with(row("Silu", |x| x * sigmoid(x), (-5.0, 5.0), FLOATS), Tensor::silu),
     row("Sigmoid", sigmoid, (-5.0, 5.0), FLOATS),
     row("LogSigmoid", |x| sigmoid(x).ln(), (-5.0, 5.0), FLOATS),
@@ -118,6 +124,10 @@ pub fn cases() -> Vec<Case> {
             // candle's own unary operators keep floats; integer support differs by operator, so only floats go through.
             if let (Some(method), true) = (row.method, dtype.is_float()) {
                 case = case.tensors(move |x| Ok(vec![method(&x[0])?]));
+                // Formulas of several steps: candle's CPU rounds each step to the tensor's type, near 1 by half a unit.
+                if dtype != F32 && ["Gelu", "Silu"].contains(&row.name) {
+                    case = case.tensors_within(2.0, 1.0);
+                }
             }
             all.push(case);
         }

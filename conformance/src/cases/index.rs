@@ -1,18 +1,17 @@
-//! Rows that read or write where an index says, and sorting.
+//! Rows that read where an index says, and those that count; writing is in `scatter`.
 
-use super::FLOATS;
 use crate::array::{Array, DType, indices};
-use crate::case::{Arg, Case, Fill, Spec};
+use crate::case::{Arg, Case, Fill, Spec, View};
 use DType::*;
 
 const MOVED: &[DType] = &[F32, F16, BF16, I64, I32];
 
-fn build(dtype: DType, shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Array {
+pub(super) fn build(dtype: DType, shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Array {
     Array::new(dtype, shape, indices(shape).map(|at| f(&at)).collect())
 }
 
 /// Index tensor with values below `limit`.
-fn index(dtype: DType, shape: &[usize], limit: i64) -> Spec {
+pub(super) fn index(dtype: DType, shape: &[usize], limit: i64) -> Spec {
     Spec::new(dtype, shape).fill(Fill::Integers(0, limit))
 }
 
@@ -24,16 +23,15 @@ pub fn cases() -> Vec<Case> {
         }
         all.extend(gathers(dtype));
     }
-    for &dtype in FLOATS {
-        all.extend(writes(dtype));
-        all.extend(sorts(dtype));
-    }
+    all.extend(nonzeros());
+    all.extend(counts());
     all
 }
 
 fn reads(dtype: DType, kind: DType) -> Vec<Case> {
     let x = |shape: &[usize]| Arg::In(Spec::new(dtype, shape));
-    let select = move |x: &[Array]| vec![build(dtype, &[4, 9, 5], |at| x[0].at(&[at[0], x[1].data[at[1]] as usize, at[2]]))];
+    let select =
+        move |x: &[Array]| vec![build(dtype, &[4, 9, 5], |at| x[0].at(&[at[0], x[1].data[at[1]] as usize, at[2]]))];
     let args = |row| {
         let args = vec![x(&[4, 6, 5]), Arg::Int(1), Arg::In(index(kind, &[9], 6)), Arg::Out(dtype, vec![4, 9, 5])];
         Case::new(row, args, select).exact()
@@ -46,83 +44,126 @@ fn reads(dtype: DType, kind: DType) -> Vec<Case> {
 }
 
 fn gathers(dtype: DType) -> Vec<Case> {
-    let args = vec![Arg::In(Spec::new(dtype, [4, 6])), Arg::Int(1), Arg::In(index(I64, &[4, 3], 6)), Arg::Out(dtype, vec![4, 3])];
-    let gather = Case::new("Gather", args, move |x| vec![build(dtype, &[4, 3], |at| x[0].at(&[at[0], x[1].at(at) as usize]))]);
-    vec![gather.exact()]
+    let args = vec![
+        Arg::In(Spec::new(dtype, [4, 6])),
+        Arg::Int(1),
+        Arg::In(index(I64, &[4, 3], 6)),
+        Arg::Out(dtype, vec![4, 3]),
+    ];
+    let gather =
+        Case::new("Gather", args, move |x| vec![build(dtype, &[4, 3], |at| x[0].at(&[at[0], x[1].at(at) as usize]))]);
+    let args = vec![Arg::In(Spec::new(dtype, [5, 6])), Arg::In(index(I32, &[2, 7], 30)), Arg::Out(dtype, vec![2, 7])];
+    let take = Case::new("Take", args, move |x| vec![build(dtype, &[2, 7], |at| x[0].data[x[1].at(at) as usize])]);
+    let mut all = vec![gather, take];
+    all.extend(slices(dtype));
+    all.extend(subscripts(dtype));
+    all.into_iter().map(Case::exact).collect()
 }
 
-/// Indices that never meet within a column, so that the order of writes cannot matter.
-fn distinct() -> Spec {
-    Spec::new(I64, [3, 2]).fill(Fill::Values(vec![4.0, 0.0, 1.0, 5.0, 2.0, 3.0]))
+/// Coordinates in the last dimension of the index: of rows, of elements, and counted from the end.
+fn slices(dtype: DType) -> Vec<Case> {
+    let x = || Arg::In(Spec::new(dtype, [4, 6, 5]));
+    let rows = Spec::new(I64, [3, 2]).fill(Fill::Values(vec![3.0, 0.0, 1.0, 5.0, 1.0, 5.0]));
+    let args = vec![x(), Arg::In(rows), Arg::Bool(false), Arg::Out(dtype, vec![3, 5])];
+    let of_rows = Case::new("GatherNd", args, move |x| {
+        vec![build(dtype, &[3, 5], |at| {
+            x[0].at(&[x[1].at(&[at[0], 0]) as usize, x[1].at(&[at[0], 1]) as usize, at[1]])
+        })]
+    });
+    let args = vec![x(), Arg::In(index(I32, &[2, 7, 3], 4)), Arg::Bool(false), Arg::Out(dtype, vec![2, 7])];
+    let of_elements = Case::new("GatherNd", args, move |x| {
+        let place = |at: &[usize], i| x[1].at(&[at[0], at[1], i]) as usize;
+        vec![build(dtype, &[2, 7], |at| x[0].at(&[place(at, 0), place(at, 1), place(at, 2)]))]
+    });
+    let backwards = Spec::new(I64, [5, 1]).fill(Fill::Values(vec![-1.0, 0.0, -4.0, 3.0, -2.0]));
+    let args = vec![x(), Arg::In(backwards), Arg::Bool(true), Arg::Out(dtype, vec![5, 6, 5])];
+    let from_end = Case::new("GatherNd", args, move |x| {
+        let place = |i: usize| (x[1].data[i] as i64).rem_euclid(4) as usize;
+        vec![build(dtype, &[5, 6, 5], |at| x[0].at(&[place(at[0]), at[1], at[2]]))]
+    });
+    vec![of_rows, of_elements, from_end]
 }
 
-fn writes(dtype: DType) -> Vec<Case> {
-    let scattered = |x: &[Array], add: bool| {
-        let (mut out, index, source) = (x[0].clone(), &x[1], &x[2]);
-        for at in indices(&index.shape) {
-            let slot = index.at(&at) as usize * out.shape[1] + at[1];
-            out.data[slot] = if add { out.data[slot] + source.at(&at) } else { source.at(&at) };
-        }
-        vec![out]
-    };
-    let t = |shape: &[usize]| Arg::In(Spec::new(dtype, shape));
-    let scatter = vec![t(&[6, 2]), Arg::Int(0), Arg::In(distinct()), t(&[3, 2]), Arg::Int(0), Arg::Out(dtype, vec![6, 2])];
-    let add = vec![t(&[6, 2]), Arg::Int(0), Arg::In(index(I64, &[9, 2], 6)), t(&[9, 2]), Arg::Out(dtype, vec![6, 2])];
-    let rows = |x: &[Array]| {
-        let mut out = x[0].clone();
-        for (i, &row) in x[1].data.iter().enumerate() {
-            for j in 0..5 {
-                out.data[row as usize * 5 + j] += x[2].at(&[i, j]);
-            }
-        }
-        vec![out]
-    };
-    let index_add = vec![t(&[6, 5]), Arg::Int(0), Arg::In(index(I64, &[9], 6)), t(&[9, 5]), Arg::Scalar(F32, 1.0), Arg::Out(dtype, vec![6, 5])];
-    let backward = |x: &[Array]| {
-        let mut out = Array::new(x[0].dtype, [7, 4], vec![0.0; 28]);
-        for (i, &row) in x[1].data.iter().enumerate() {
-            for j in 0..4 {
-                out.data[row as usize * 4 + j] += x[0].at(&[i, j]);
-            }
-        }
-        vec![out]
-    };
-    let dense = vec![t(&[10, 4]), Arg::In(index(I64, &[10], 7)), Arg::Int(7), Arg::Int(-1), Arg::Bool(false), Arg::Out(dtype, vec![7, 4])];
-    vec![
-        Case::new("Scatter", scatter, move |x| scattered(x, false)).exact(),
-        // A card may add in any order and round between additions: a unit for each of up to nine of them.
-        Case::new("ScatterAdd", add, move |x| scattered(x, true)).within(9.0, 4.0),
-        Case::new("IndexAdd", index_add, rows).within(9.0, 4.0),
-        Case::new("EmbeddingDenseBackward", dense, backward).within(10.0, 4.0),
-    ]
+/// A list of index tensors, which broadcast to each other, or a mask.
+fn subscripts(dtype: DType) -> Vec<Case> {
+    let x = || Arg::In(Spec::new(dtype, [4, 6, 5]));
+    let args = vec![x(), Arg::InList(vec![index(I64, &[7], 4), index(I64, &[7], 6)]), Arg::Out(dtype, vec![7, 5])];
+    let pairs = Case::new("Index", args, move |x| {
+        vec![build(dtype, &[7, 5], |at| x[0].at(&[x[1].data[at[0]] as usize, x[2].data[at[0]] as usize, at[1]]))]
+    });
+    let args =
+        vec![x(), Arg::InList(vec![index(I64, &[2, 1], 4), index(I64, &[3], 6)]), Arg::Out(dtype, vec![2, 3, 5])];
+    let crossed = Case::new("Index", args, move |x| {
+        vec![build(dtype, &[2, 3, 5], |at| x[0].at(&[x[1].data[at[0]] as usize, x[2].data[at[1]] as usize, at[2]]))]
+    });
+    // Three of the four are set.
+    let mask = Spec::new(Bool, [4]).fill(Fill::Values(vec![1.0, 0.0, 1.0, 1.0]));
+    let args = vec![x(), Arg::InList(vec![mask]), Arg::Out(dtype, vec![3, 6, 5])];
+    let masked = Case::new("Index", args, move |x| {
+        vec![build(dtype, &[3, 6, 5], |at| x[0].at(&[[0, 2, 3][at[0]], at[1], at[2]]))]
+    });
+    vec![pairs, crossed, masked]
 }
 
-/// Positions of a lane's elements in sorted order, and the sorted values.
-fn sorted(lane: &[f64], descending: bool) -> (Vec<f64>, Vec<f64>) {
-    let mut order: Vec<usize> = (0..lane.len()).collect();
-    order.sort_by(|&a, &b| if descending { lane[b].total_cmp(&lane[a]) } else { lane[a].total_cmp(&lane[b]) });
-    (order.iter().map(|&i| lane[i]).collect(), order.iter().map(|&i| i as f64).collect())
-}
-
-fn sorts(dtype: DType) -> Vec<Case> {
-    // Distinct whole numbers below 100, exact in every type: the order has one answer.
-    let x = || Arg::In(Spec::new(dtype, [7, 13]).fill(Fill::Permutation));
+/// Coordinates of what is not zero: a row each, or a column each.
+fn nonzeros() -> Vec<Case> {
     let mut all = Vec::new();
-    for descending in [false, true] {
-        let outs = |n: usize| [Arg::Out(dtype, vec![7, n]), Arg::Out(I64, vec![7, n])];
-        let both = move |x: &Array, take: usize| {
-            let values = x.map_lanes(1, |lane| sorted(lane, descending).0[..take].to_vec());
-            let order = x.map_lanes(1, |lane| sorted(lane, descending).1[..take].to_vec()).with_dtype(I64);
-            vec![values, order]
-        };
-        let mut args = vec![x(), Arg::Bool(true), Arg::Int(1), Arg::Bool(descending)];
-        args.extend(outs(13));
-        all.push(Case::new("Sort", args, move |x| both(&x[0], 13)).exact());
-        let args = vec![x(), Arg::Int(-1), Arg::Bool(descending), Arg::Out(I64, vec![7, 13])];
-        all.push(Case::new("Argsort", args, move |x| both(&x[0], 13).split_off(1)).exact());
-        let mut args = vec![x(), Arg::Int(4), Arg::Int(1), Arg::Bool(descending), Arg::Bool(true)];
-        args.extend(outs(4));
-        all.push(Case::new("Topk", args, move |x| both(&x[0], 4)).exact());
+    for dtype in [F32, F16, BF16, I64, I32, Bool] {
+        for (row, room, by_row) in [("Nonzero", [60, 3], true), ("NonzeroV2", [3, 60], false)] {
+            let x = Spec::new(dtype, [3, 4, 5]).fill(Fill::Integers(0, 2)).view(View::Transposed);
+            let args = vec![Arg::In(x), Arg::Room(I64, room.to_vec())];
+            all.push(
+                Case::new(row, args, move |x| {
+                    let places: Vec<_> = indices(&x[0].shape).filter(|at| x[0].at(at) != 0.0).collect();
+                    let found = build(I64, &[places.len(), 3], |at| places[at[0]][at[1]] as f64);
+                    vec![if by_row { found } else { found.permuted(&[1, 0]) }]
+                })
+                .exact(),
+            );
+        }
     }
     all
+}
+
+fn counts() -> Vec<Case> {
+    let mut all = Vec::new();
+    let numbers = vec![3.0, 0.0, 6.0, 3.0, 1.0, 6.0, 6.0, 0.0, 3.0, 3.0, 1.0];
+    for (dtype, minlength, size) in [(I64, 9, 9), (I32, 0, 7)] {
+        let x = || Arg::In(Spec::new(dtype, [11]).fill(Fill::Values(numbers.clone())));
+        let times = |x: &[Array], weight: &dyn Fn(usize) -> f64, out: DType, size: usize| {
+            let of = |n: usize| (0..x[0].data.len()).filter(|&i| x[0].data[i] == n as f64).map(weight).sum();
+            vec![Array::new(out, [size], (0..size).map(of).collect())]
+        };
+        let args = vec![x(), Arg::Null, Arg::Int(minlength), Arg::Out(I64, vec![size])];
+        all.push(Case::new("Bincount", args, move |x| times(x, &|_| 1.0, I64, size)).exact());
+        let args = vec![x(), Arg::In(Spec::new(F32, [11])), Arg::Int(minlength), Arg::Out(F32, vec![size])];
+        // A card may add up to four weights in any order.
+        all.push(Case::new("Bincount", args, move |x| times(x, &|i| x[1].data[i], F32, size)).within(4.0, 4.0));
+    }
+    for (dtype, low, high) in [(F32, -1.5, 1.25), (F32, 0.0, 0.0), (I32, -4.0, 6.0)] {
+        let args = vec![
+            Arg::In(Spec::new(dtype, [7, 9])),
+            Arg::Int(5),
+            Arg::Scalar(dtype, low),
+            Arg::Scalar(dtype, high),
+            Arg::Out(dtype, vec![5]),
+        ];
+        all.push(Case::new("Histc", args, move |x| vec![histogram(&x[0], 5, low, high)]).exact());
+    }
+    all
+}
+
+/// How many elements are in each of `bins` intervals; each but the last is without its upper end. Equal bounds stand for
+/// the range of the data.
+fn histogram(x: &Array, bins: usize, mut low: f64, mut high: f64) -> Array {
+    if low == high {
+        low = x.data.iter().copied().fold(f64::INFINITY, f64::min);
+        high = x.data.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    }
+    let width = (high - low) / bins as f64;
+    let holds = |bin: usize, v: f64| {
+        let (from, to) = (low + bin as f64 * width, low + (bin + 1) as f64 * width);
+        if bin + 1 == bins { from <= v && v <= high } else { from <= v && v < to }
+    };
+    build(x.dtype, &[bins], |at| x.data.iter().filter(|&&v| holds(at[0], v)).count() as f64)
 }

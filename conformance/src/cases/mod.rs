@@ -2,12 +2,24 @@
 //!
 //! Shapes are odd on purpose: sizes that are no multiple of a vector, a scalar, views that are not contiguous.
 
+mod activation;
+mod args;
+mod attention;
 mod binary;
 mod elementwise;
 mod index;
 mod linalg;
+mod loss;
+mod moe;
+mod norm;
+mod optim;
+mod quant;
+mod random;
 mod reduce;
+mod rope;
+mod scatter;
 mod shape;
+mod sort;
 
 use crate::array::DType;
 use crate::case::{Case, View};
@@ -25,5 +37,24 @@ pub(crate) const SHAPES: &[(&[usize], View)] = &[
 
 /// Every case of the suite.
 pub fn all() -> Vec<Case> {
-    [elementwise::cases(), binary::cases(), reduce::cases(), shape::cases(), index::cases(), linalg::cases()].into_iter().flatten().collect()
+    let families = [
+        elementwise::cases,
+        binary::cases,
+        reduce::cases,
+        shape::cases,
+        index::cases,
+        scatter::cases,
+        sort::cases,
+        random::cases,
+        optim::cases,
+        linalg::cases,
+        norm::cases,
+        loss::cases,
+        activation::cases,
+        rope::cases,
+        attention::cases,
+        moe::cases,
+        quant::cases,
+    ];
+    families.into_iter().flat_map(|cases| cases()).collect()
 }

@@ -62,6 +62,86 @@ pub fn cases() -> Vec<Case> {
     all.extend(over_one_dimension());
     all.extend(whole());
     all.extend(running());
+    all.extend(moments());
+    all.extend(with_nan());
+    all.extend(medians());
+    all.extend(log_sums());
+    all
+}
+
+fn moments() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (dims, keep, correction) in [(vec![2], true, 1), (vec![0, 2], false, 0), (vec![], false, 2)] {
+        for &dtype in FLOATS {
+            let over = if dims.is_empty() { vec![0, 1, 2] } else { dims.clone() };
+            let out = || Arg::Out(dtype, shape_after(&SHAPE, &over, keep));
+            let args = vec![
+                Arg::In(Spec::new(dtype, SHAPE)),
+                ints(&dims),
+                Arg::Int(correction),
+                Arg::Bool(keep),
+                out(),
+                out(),
+            ];
+            let spread = move |v: &[f64]| variance(v) * (v.len() - 1) as f64 / (v.len() as i64 - correction) as f64;
+            let case = Case::new("VarMean", args, move |x| {
+                vec![fold(&x[0], &over, keep, spread), fold(&x[0], &over, keep, mean)]
+            });
+            // The same sums in f32 as of the other reductions.
+            all.push(case.within(16.0, 1.0));
+        }
+    }
+    all
+}
+
+fn with_nan() -> Vec<Case> {
+    let values: Vec<f64> = (0..60).map(|i| if i % 7 == 3 { f64::NAN } else { (i % 11) as f64 * 0.25 - 1.0 }).collect();
+    let mut all = Vec::new();
+    for (dims, keep) in [(vec![2], false), (vec![0, 1], true)] {
+        for &dtype in FLOATS {
+            let x = Spec::new(dtype, [3, 4, 5]).fill(Fill::Values(values.clone()));
+            let out = Arg::Out(dtype, shape_after(&[3, 4, 5], &dims, keep));
+            let args = vec![Arg::In(x), ints(&dims), Arg::Bool(keep), Arg::DType(dtype), out];
+            let dims = dims.clone();
+            let numbers = |v: &[f64]| v.iter().filter(|v| !v.is_nan()).sum();
+            // Quarters below 20 add up without rounding.
+            all.push(Case::new("ReduceNansum", args, move |x| vec![fold(&x[0], &dims, keep, numbers)]).exact());
+        }
+    }
+    all
+}
+
+/// Medians of an odd and of an even count: of the latter, the lower of the two in the middle.
+fn medians() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (shape, median) in [([3, 7], 10.0), ([4, 5], 9.0)] {
+        for dtype in [F32, F16, BF16, I64, I32] {
+            let args = vec![Arg::In(Spec::new(dtype, shape).fill(Fill::Permutation)), Arg::Out(dtype, vec![])];
+            all.push(Case::new("Median", args, move |_| vec![Array::new(dtype, [], vec![median])]).exact());
+        }
+    }
+    all
+}
+
+fn log_sums() -> Vec<Case> {
+    let mut all = Vec::new();
+    for dtype in [F32, F16] {
+        for (dims, keep) in [(vec![1], false), (vec![0, 2], true)] {
+            let x = Arg::In(Spec::new(dtype, SHAPE).fill(Fill::Uniform(0.1, 2.0)));
+            let args = vec![
+                x,
+                ints(&dims),
+                Arg::Bool(keep),
+                Arg::Bool(false),
+                Arg::Out(dtype, shape_after(&SHAPE, &dims, keep)),
+            ];
+            let log = move |x: &[Array]| vec![fold(&x[0], &dims, keep, |v| sum(v).ln())];
+            all.push(Case::new("ReduceLogSum", args, log).within(8.0, 1.0));
+        }
+        let x = Arg::In(Spec::new(dtype, SHAPE));
+        let args = vec![x, ints(&[]), Arg::Bool(true), Arg::Bool(true), Arg::Out(dtype, SHAPE.to_vec())];
+        all.push(Case::new("ReduceLogSum", args, |x| vec![x[0].clone()]).exact());
+    }
     all
 }
 
@@ -124,7 +204,8 @@ fn over_one_dimension() -> Vec<Case> {
             // Distinct values, so that the position of the extreme has one answer in every type.
             let x = || Arg::In(Spec::new(dtype, [4, 6, 5]).fill(Fill::Permutation));
             let shape = shape_after(&[4, 6, 5], &[axis], keep);
-            let pairs: [(&str, &str, fn(&[f64]) -> f64); 2] = [("MaxDim", "ArgMax", largest), ("MinDim", "ArgMin", smallest)];
+            let pairs: [(&str, &str, fn(&[f64]) -> f64); 2] =
+                [("MaxDim", "ArgMax", largest), ("MinDim", "ArgMin", smallest)];
             for (both, position_only, pick) in pairs {
                 let values = Arg::Out(dtype, shape.clone());
                 let args = vec![x(), Arg::Int(axis as i64), Arg::Bool(keep), values, Arg::Out(I64, shape.clone())];
@@ -135,7 +216,13 @@ fn over_one_dimension() -> Vec<Case> {
             }
         }
     }
-    let args = vec![Arg::In(Spec::new(F32, [4, 6, 5])), Arg::Int(1), Arg::Bool(false), Arg::DType(F32), Arg::Out(F32, vec![4, 5])];
+    let args = vec![
+        Arg::In(Spec::new(F32, [4, 6, 5])),
+        Arg::Int(1),
+        Arg::Bool(false),
+        Arg::DType(F32),
+        Arg::Out(F32, vec![4, 5]),
+    ];
     all.push(Case::new("ProdDim", args, |x| vec![fold(&x[0], &[1], false, |v| v.iter().product())]).within(8.0, 0.1));
     all
 }
@@ -150,14 +237,24 @@ fn whole() -> Vec<Case> {
         all.push(Case::new("Min", vec![x(), out()], move |x| over_all(&x[0], smallest)).exact());
     }
     let args = vec![Arg::In(Spec::new(F32, [3, 4])), Arg::DType(F32), Arg::Out(F32, vec![])];
-    all.push(Case::new("Prod", args, |x| vec![Array::new(F32, [], vec![x[0].data.iter().product()])]).within(16.0, 0.1));
+    all.push(
+        Case::new("Prod", args, |x| vec![Array::new(F32, [], vec![x[0].data.iter().product()])]).within(16.0, 0.1),
+    );
     let list = vec![Spec::new(F32, [3, 4]), Spec::new(F32, [3, 4]), Spec::new(F32, [3, 4])];
     let total = |x: &[Array]| vec![x[0].zip(&x[1], |a, b| a + b).zip(&x[2], |a, b| a + b)];
     all.push(Case::new("Sum", vec![Arg::InList(list), Arg::Out(F32, vec![3, 4])], total).within(2.0, 1.0));
     all.push(
-        Case::new("ReduceSum", vec![Arg::In(Spec::new(F32, [4, 9])), Arg::Ints(vec![-1]), Arg::Bool(false), Arg::DType(F32), Arg::Out(F32, vec![4])], |x| {
-            vec![fold(&x[0], &[1], false, sum)]
-        })
+        Case::new(
+            "ReduceSum",
+            vec![
+                Arg::In(Spec::new(F32, [4, 9])),
+                Arg::Ints(vec![-1]),
+                Arg::Bool(false),
+                Arg::DType(F32),
+                Arg::Out(F32, vec![4]),
+            ],
+            |x| vec![fold(&x[0], &[1], false, sum)],
+        )
         .within(8.0, 1.0)
         .tensors(|x: &[Tensor]| Ok(vec![x[0].sum(D::Minus1)?])),
     );
@@ -171,11 +268,35 @@ fn running() -> Vec<Case> {
         let cumulative = |x: &[Array]| {
             vec![x[0].map_lanes(1, |lane| {
                 let mut total = 0.0;
-                lane.iter().map(|v| { total += v; total }).collect()
+                lane.iter()
+                    .map(|v| {
+                        total += v;
+                        total
+                    })
+                    .collect()
             })]
         };
         let case = Case::new("Cumsum", args, cumulative);
         all.push(if dtype.is_float() { case.within(8.0, 1.0) } else { case.exact() });
+    }
+    for (dtype, dim) in [(F32, 1), (F16, -1), (BF16, 0), (I32, 1)] {
+        let x = Spec::new(dtype, [4, 7]);
+        let x = if dtype.is_float() { x } else { x.fill(Fill::Integers(-2, 4)) };
+        let args = vec![Arg::In(x), Arg::Scalar(I32, dim as f64), Arg::DType(dtype), Arg::Out(dtype, vec![4, 7])];
+        let cumulative = move |x: &[Array]| {
+            vec![x[0].map_lanes(x[0].axis(dim), |lane| {
+                let mut product = 1.0;
+                lane.iter()
+                    .map(|v| {
+                        product *= v;
+                        product
+                    })
+                    .collect()
+            })]
+        };
+        let case = Case::new("Cumprod", args, cumulative);
+        // Half a unit for each of up to seven roundings.
+        all.push(if dtype.is_float() { case.within(4.0, 0.1) } else { case.exact() });
     }
     all
 }

@@ -162,9 +162,11 @@ impl Inner {
         api.check("aclrtCreateStream", unsafe { acl.aclrtCreateStream(&mut stream) })?;
         // SAFETY: takes nothing; answers null or a string that lives as long as the runtime.
         let soc = unsafe { acl.aclrtGetSocName() }?;
-        // SAFETY: not null where it is read, and NUL-terminated by the interface.
-        let soc =
-            if soc.is_null() { String::new() } else { unsafe { CStr::from_ptr(soc) }.to_string_lossy().into_owned() };
+        let soc = match soc.is_null() {
+            true => String::new(),
+            // SAFETY: not null, and NUL-terminated by the interface.
+            false => unsafe { CStr::from_ptr(soc) }.to_string_lossy().into_owned(),
+        };
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         CURRENT.set(id);
         Ok(Self {

@@ -107,6 +107,12 @@ impl<'a> View<'a> {
         self
     }
 
+    /// The view without dimensions, for the few operators that ask for a scalar as such.
+    pub fn scalar(mut self) -> Self {
+        self.rank = 0;
+        self
+    }
+
     /// The handle that operators take.
     pub fn desc(&self) -> Result<TensorDesc<'a>, Error> {
         let context = &self.buffer.context;
@@ -138,6 +144,22 @@ pub struct TensorDesc<'a> {
     pub(super) raw: *mut aclTensor,
     context: &'a Context,
     buffer: PhantomData<&'a Buffer>,
+}
+
+impl TensorDesc<'_> {
+    /// The shape as CANN has it now: operators whose results vary in size write it here, once the stream has run them.
+    pub fn dims(&self) -> Result<Vec<usize>, Error> {
+        let api = &self.context.0.api;
+        let (mut dims, mut rank) = (std::ptr::null_mut(), 0);
+        // SAFETY: the handle is alive, and the call writes one pointer and one number.
+        let answer = unsafe { api.acl.aclGetViewShape(self.raw, &mut dims, &mut rank) };
+        api.check("aclGetViewShape", answer)?;
+        // SAFETY: the call answered with as many numbers as it said; they stay until they are freed below, once.
+        let shape = (0..rank as usize).map(|i| unsafe { *dims.add(i) } as usize).collect();
+        // SAFETY: as above; the caller owns the array, which is of plain numbers from the C heap.
+        unsafe { libc::free(dims.cast()) };
+        Ok(shape)
+    }
 }
 
 impl Drop for TensorDesc<'_> {

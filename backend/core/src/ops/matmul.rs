@@ -21,7 +21,7 @@ impl Operator<2> for MatMul {
 
     fn launch(&self, [lhs, rhs]: [Operand<'_>; 2]) -> Result<Storage> {
         match (lhs.storage, rhs.storage) {
-            (Storage::Cpu(l), Storage::Cpu(_)) if matches!(l, crate::CpuStorage::BF16(_)) => widened(lhs, rhs),
+            (Storage::Cpu(crate::CpuStorage::BF16(_)), Storage::Cpu(_)) => widened(lhs, rhs),
             _ => lhs.matmul(rhs, bmnk(lhs.layout, rhs.layout)),
         }
     }

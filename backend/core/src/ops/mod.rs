@@ -54,7 +54,7 @@ pub(crate) fn apply<const N: usize>(operator: &impl Operator<N>, operands: [&Ten
         return Tensor::zeros(shape, dtype, operands[0].device());
     }
     let guards = operands.map(Tensor::storage);
-    let views = std::array::from_fn(|i| Operand { storage: &*guards[i], layout: operands[i].layout() });
+    let views = std::array::from_fn(|i| Operand { storage: &guards[i], layout: operands[i].layout() });
     Ok(Tensor::from_storage(operator.launch(views)?, shape))
 }
 

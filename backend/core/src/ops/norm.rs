@@ -39,10 +39,10 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) ->
     x.same_shape(residual, "add-rms-norm")?;
     x.same_dtype(residual, "add-rms-norm")?;
     check(x, weight)?;
-    if overrides() {
-        if let Some(pair) = super::npu::add_rms_norm(x, residual, weight, eps)? {
-            return Ok(pair);
-        }
+    if overrides()
+        && let Some(pair) = super::npu::add_rms_norm(x, residual, weight, eps)?
+    {
+        return Ok(pair);
     }
     let sum = x.add(residual)?;
     Ok((rms_norm(&sum, weight, eps)?, sum))

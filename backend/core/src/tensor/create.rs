@@ -172,11 +172,7 @@ impl Tensor {
     }
 
     /// A `[n, n]` mask of a comparison between column and row index. I64 because NPUs do not compare U32.
-    fn index_mask(
-        n: usize,
-        device: &Device,
-        compare: impl Fn(&Self, &Self) -> Result<Self>,
-    ) -> Result<Self> {
+    fn index_mask(n: usize, device: &Device, compare: impl Fn(&Self, &Self) -> Result<Self>) -> Result<Self> {
         let index = Self::arange(0i64, n as i64, device)?;
         let column = index.reshape((1, n))?.broadcast_as((n, n))?;
         let row = index.reshape((n, 1))?.broadcast_as((n, n))?;

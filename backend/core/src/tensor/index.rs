@@ -64,8 +64,8 @@ impl Tensor {
         }
         scatter.check(self, indexes, source)?;
         let (indexes_storage, source_storage) = (indexes.storage(), source.storage());
-        let indexes = Operand { storage: &*indexes_storage, layout: indexes.layout() };
-        let source = Operand { storage: &*source_storage, layout: source.layout() };
+        let indexes = Operand { storage: &indexes_storage, layout: indexes.layout() };
+        let source = Operand { storage: &source_storage, layout: source.layout() };
         self.storage_mut().scatter(self.layout(), indexes, source, scatter.dim, scatter.add)
     }
 

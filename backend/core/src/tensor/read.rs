@@ -27,7 +27,11 @@ impl Tensor {
 
     /// This view over storage that starts with its first element, in row-major order.
     pub(crate) fn compact(&self) -> Result<Self> {
-        if self.is_contiguous() && self.layout().start_offset() == 0 { Ok(self.clone()) } else { self.force_contiguous() }
+        if self.is_contiguous() && self.layout().start_offset() == 0 {
+            Ok(self.clone())
+        } else {
+            self.force_contiguous()
+        }
     }
 
     /// The elements of this view as host storage.

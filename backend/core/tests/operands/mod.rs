@@ -4,12 +4,16 @@
 use candle_ascend::{DType, Device, Tensor};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// Every device that the suites run on: the CPU, and the simulated NPU.
+/// The CPU and the simulated NPU, which stays open for the whole run.
 pub fn devices() -> Vec<Device> {
-    candle_ascend::register_simulator(|_| Ok(Arc::new(cann_sim::Embedded::new().map_err(|status| status.message)?)));
-    vec![Device::Cpu, Device::new_sim("", 0).expect("the simulated NPU opens")]
+    static NPU: OnceLock<Device> = OnceLock::new();
+    let npu = NPU.get_or_init(|| {
+        candle_ascend::register_simulator(|_| Ok(Arc::new(cann_sim::Embedded::new().map_err(|status| status.message)?)));
+        Device::new_sim("", 0).expect("the simulated NPU opens")
+    });
+    vec![Device::Cpu, npu.clone()]
 }
 
 /// A generator for one case; the seed is part of every failure's message.
@@ -42,18 +46,6 @@ pub fn ours(tensor: &candle_core::Tensor, device: &Device) -> Tensor {
 pub fn values(tensor: &candle_core::Tensor) -> (Vec<usize>, DType, Vec<f64>) {
     let wide = tensor.to_dtype(DType::F64).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1()).expect("values");
     (tensor.dims().to_vec(), tensor.dtype(), wide)
-}
-
-/// How far apart two devices may be in `dtype` when each rounds once: two units in the last place, and for F32 some
-/// more, because their exponentials and sums differ.
-pub fn roundings(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => 1e-12,
-        DType::F32 => 4e-6,
-        DType::F16 => 2e-3,
-        DType::BF16 => 1.6e-2,
-        _ => 0.,
-    }
 }
 
 /// Fails unless both have one shape and type and elements that differ by no more than `tolerance`, relative above one.

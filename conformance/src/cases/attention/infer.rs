@@ -48,19 +48,21 @@ impl Call {
     }
 
     /// Scores of numbers below 1 stay small, so that `f32` statistics are good to a few of their own units.
-    fn spec(&self, shape: Vec<usize>) -> Spec {
-        Spec::new(self.problem.dtype, shape).fill(Fill::Uniform(-1.0, 1.0))
-    }
-
     fn query(&self) -> Arg {
-        Arg::In(self.spec(self.problem.query_shape()))
+        Arg::In(Spec::new(self.problem.dtype, self.problem.query_shape()).fill(Fill::Uniform(-1.0, 1.0)))
     }
 
     fn keys(&self) -> Spec {
-        match self.pages {
-            None => self.spec(self.problem.key_shape()),
-            Some(pages) => self.spec(vec![pages.blocks, pages.size, self.problem.key_heads * self.problem.dim]),
-        }
+        let shape = match self.pages {
+            None => self.problem.key_shape(),
+            Some(pages) => vec![pages.blocks, pages.size, self.problem.key_heads * self.problem.dim],
+        };
+        Spec::new(self.problem.dtype, shape).fill(Fill::Uniform(-1.0, 1.0))
+    }
+
+    /// Values are larger, so that one key too many or too few shows in the result.
+    fn values(&self) -> Spec {
+        self.keys().fill(Fill::Uniform(-4.0, 4.0))
     }
 
     fn mask(&self) -> Arg {
@@ -100,7 +102,15 @@ impl Call {
 
     fn fused(self, (row, optional, zeros): (&'static str, usize, usize)) -> Case {
         let (queries, keys) = self.lengths();
-        let mut args = vec![self.query(), Arg::InList(vec![self.keys()]), Arg::InList(vec![self.keys()]), Arg::Null, self.mask(), queries, keys];
+        let mut args = vec![
+            self.query(),
+            Arg::InList(vec![self.keys()]),
+            Arg::InList(vec![self.values()]),
+            Arg::Null,
+            self.mask(),
+            queries,
+            keys,
+        ];
         args.extend(nulls(7));
         args.push(self.table());
         args.extend(nulls(2 + optional));
@@ -117,7 +127,8 @@ impl Call {
 
     fn prompt(self, row: &'static str, version: usize) -> Case {
         let (queries, keys) = self.lengths();
-        let mut args = vec![self.query(), Arg::In(self.keys()), Arg::In(self.keys()), Arg::Null, self.mask(), queries];
+        let mut args =
+            vec![self.query(), Arg::In(self.keys()), Arg::In(self.values()), Arg::Null, self.mask(), queries];
         if version == 3 {
             args.push(keys);
             args.extend(nulls(5));
@@ -131,7 +142,14 @@ impl Call {
     }
 
     fn incremental(self, row: &'static str, version: usize) -> Case {
-        let mut args = vec![self.query(), Arg::InList(vec![self.keys()]), Arg::InList(vec![self.keys()]), Arg::Null, self.mask(), self.lengths().1];
+        let mut args = vec![
+            self.query(),
+            Arg::InList(vec![self.keys()]),
+            Arg::InList(vec![self.values()]),
+            Arg::Null,
+            self.mask(),
+            self.lengths().1,
+        ];
         if version == 4 {
             args.extend(nulls(7));
             args.extend([self.table(), Arg::Null]);
@@ -144,8 +162,8 @@ impl Call {
         self.case(row, args)
     }
 
-    /// Within four units of values up to 1: the device rounds the weights, whose sum is 1, to the operands' type
-    /// before they multiply the values, and rounds the result. The logarithm is good to as many of its own.
+    /// Within four units: the device rounds the weights, whose sum is 1, to the operands' type before they multiply the
+    /// values, half a unit of numbers of 2 on average, and rounds the result. The logarithm is good to as many of its own.
     fn case(self, row: &'static str, args: Vec<Arg>) -> Case {
         let this = self.clone();
         let case = Case::new(row, args, move |x| this.answer(x)).within(4.0, 1.0);
@@ -153,7 +171,11 @@ impl Call {
         let case = Case { label, ..case };
         let full = self.problem.lengths.iter().all(|l| l.1 == self.problem.room);
         let tensors = self.problem.layout == Layout::Bnsd && self.pages.is_none() && full;
-        if tensors && matches!(self.problem.sees, Sees::All | Sees::Masked) { case.tensors(through(self.problem)) } else { case }
+        if tensors && matches!(self.problem.sees, Sees::All | Sees::Masked) {
+            case.tensors(through(self.problem))
+        } else {
+            case
+        }
     }
 
     fn answer(&self, x: &[Array]) -> Vec<Array> {
@@ -167,7 +189,12 @@ impl Call {
                     let block = pages.table[b][j / pages.size];
                     cache.at(&[block, j % pages.size, h / group * problem.dim + e])
                 };
-                problem.forward(&x[0], &|b, h, j, e| paged(&x[1], (b, h, j, e)), &|b, h, j, e| paged(&x[2], (b, h, j, e)), mask)
+                problem.forward(
+                    &x[0],
+                    &|b, h, j, e| paged(&x[1], (b, h, j, e)),
+                    &|b, h, j, e| paged(&x[2], (b, h, j, e)),
+                    mask,
+                )
             }
         };
         let mut outs = vec![forward.out];
@@ -208,7 +235,14 @@ pub fn cases() -> Vec<Case> {
     // A single query, as when decoding: 21 and 30 keys of a room for 32.
     let decode = Problem { layout: Layout::Bsh, lengths: vec![(1, 21), (1, 30)], room: 32, ..base.clone() };
     // Packed sequences take BFLOAT16 heads of 128.
-    let packed = Problem { dtype: BF16, layout: Layout::Tnd, dim: 128, lengths: vec![(3, 7), (5, 5), (1, 9)], room: 0, ..base.clone() };
+    let packed = Problem {
+        dtype: BF16,
+        layout: Layout::Tnd,
+        dim: 128,
+        lengths: vec![(3, 7), (5, 5), (1, 9)],
+        room: 0,
+        ..base.clone()
+    };
     let mut all = Vec::new();
     for (i, version) in FUSED.into_iter().enumerate() {
         for problem in [base.clone(), bf16(&base), masked.clone(), bf16(&ragged), merged.clone(), decode.clone()] {

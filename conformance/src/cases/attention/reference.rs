@@ -122,7 +122,13 @@ impl Problem {
     pub fn ends(&self) -> (Vec<i64>, Vec<i64>) {
         let running = |of: fn(&(usize, usize)) -> usize| {
             let mut end = 0;
-            self.lengths.iter().map(|l| { end += of(l) as i64; end }).collect()
+            self.lengths
+                .iter()
+                .map(|l| {
+                    end += of(l) as i64;
+                    end
+                })
+                .collect()
         };
         (running(|l| l.0), running(|l| l.1))
     }
@@ -202,11 +208,15 @@ impl Problem {
 
     /// Scaled scores of one query; none where the key is hidden.
     fn scores(
-        &self, q: &Array, key: &dyn Fn(usize, usize, usize, usize) -> f64, mask: Option<&Array>,
+        &self,
+        q: &Array,
+        key: &dyn Fn(usize, usize, usize, usize) -> f64,
+        mask: Option<&Array>,
         (b, h, i, token): (usize, usize, usize, usize),
     ) -> Vec<Option<f64>> {
         let score = |j: usize| {
-            let dot: f64 = (0..self.dim).map(|e| q.data[self.query_place(&q.shape, b, h, token, e)] * key(b, h, j, e)).sum();
+            let dot: f64 =
+                (0..self.dim).map(|e| q.data[self.query_place(&q.shape, b, h, token, e)] * key(b, h, j, e)).sum();
             self.visible(mask, (b, i, j)).then_some(dot * self.scale())
         };
         (0..self.lengths[b].1).map(score).collect()
@@ -214,7 +224,10 @@ impl Problem {
 
     /// The weighted values, with what the training operators keep.
     pub fn forward(
-        &self, q: &Array, key: &dyn Fn(usize, usize, usize, usize) -> f64, value: &dyn Fn(usize, usize, usize, usize) -> f64,
+        &self,
+        q: &Array,
+        key: &dyn Fn(usize, usize, usize, usize) -> f64,
+        value: &dyn Fn(usize, usize, usize, usize) -> f64,
         mask: Option<&Array>,
     ) -> Forward {
         let statistic = self.statistic_shape(1);

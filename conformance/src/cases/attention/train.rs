@@ -50,7 +50,13 @@ fn attributes(version: Version, problem: &Problem) -> Vec<Arg> {
         args.extend([Arg::Null, Arg::Null]);
     }
     let (before, after) = problem.tokens();
-    args.extend([Arg::Float(problem.scale()), Arg::Float(1.0), Arg::Int(before), Arg::Int(after), Arg::Int(problem.heads as i64)]);
+    args.extend([
+        Arg::Float(problem.scale()),
+        Arg::Float(1.0),
+        Arg::Int(before),
+        Arg::Int(after),
+        Arg::Int(problem.heads as i64),
+    ]);
     args.extend([Arg::Str(problem.layout.name()), Arg::Int(0), Arg::Int(problem.mode())]);
     // Kind 1 is the default.
     args.extend(version.starts.then_some(Arg::Int(1)));
@@ -60,6 +66,11 @@ fn attributes(version: Version, problem: &Problem) -> Vec<Arg> {
 /// Numbers below 1 keep the scores small, so that `f32` statistics are good to a few of their own units.
 fn spec(dtype: DType, shape: Vec<usize>) -> Spec {
     Spec::new(dtype, shape).fill(Fill::Uniform(-1.0, 1.0))
+}
+
+/// Values are larger, so that one key too many or too few shows in the result.
+fn values(dtype: DType, shape: Vec<usize>) -> Spec {
+    Spec::new(dtype, shape).fill(Fill::Uniform(-4.0, 4.0))
 }
 
 /// Each number eight times, which is how the operators keep statistics.
@@ -77,7 +88,8 @@ fn labelled(case: Case, problem: &Problem) -> Case {
 fn forward(version: Version, problem: Problem) -> Case {
     let dtype = problem.dtype;
     let (query, key) = (problem.query_shape(), problem.key_shape());
-    let mut args = vec![Arg::In(spec(dtype, query.clone())), Arg::In(spec(dtype, key.clone())), Arg::In(spec(dtype, key))];
+    let mut args =
+        vec![Arg::In(spec(dtype, query.clone())), Arg::In(spec(dtype, key.clone())), Arg::In(values(dtype, key))];
     args.extend([Arg::Null, Arg::Null, Arg::Null, mask(&problem)]);
     args.extend(version.sink.then_some(Arg::Null));
     args.extend(attributes(version, &problem));
@@ -99,7 +111,7 @@ fn backward(version: Version, problem: Problem) -> Case {
     let dtype = problem.dtype;
     let made = |shape: Vec<usize>, seed: u64| spec(dtype, shape).make(seed);
     let (q, dy) = (made(problem.query_shape(), 1), made(problem.query_shape(), 2));
-    let (k, v) = (made(problem.key_shape(), 3), made(problem.key_shape(), 4));
+    let (k, v) = (made(problem.key_shape(), 3), values(dtype, problem.key_shape()).make(4));
     let kept_mask = problem.mask().map(|mask| mask.make(0));
     let kept = problem.forward(&q, &problem.reader(&k), &problem.reader(&v), kept_mask.as_ref());
     let given = |x: &Array| Arg::In(Spec::new(x.dtype, x.shape.clone()).fill(Fill::Values(x.data.clone())));
@@ -114,8 +126,8 @@ fn backward(version: Version, problem: Problem) -> Case {
         this.backward(&x[0], &x[1], &x[2], &x[3], mask).into()
     });
     // The kept output is rounded, and a device rounds weights and slopes to the operands' type before it multiplies
-    // them: each gradient is a sum of at most 30 such products of numbers below 1.
-    labelled(case.within(6.0, 1.0), &problem)
+    // them. In `f32` it is the error of sums of 16 products, which an exponential and further sums pass on.
+    labelled(if dtype == F32 { case.within(16.0, 0.5) } else { case.within(3.0, 0.5) }, &problem)
 }
 
 /// Problems for a version: every layout and type, grouped heads, and each mode once.
@@ -135,7 +147,8 @@ fn problems(version: Version) -> Vec<Problem> {
         return [F32, F16, BF16].map(|dtype| Problem { dtype, ..packed.clone() }).into();
     }
     let with = |layout, dtype| Problem { layout, dtype, ..base.clone() };
-    let mut all = vec![with(Layout::Bnsd, F32), with(Layout::Bsh, F16), with(Layout::Sbh, BF16), with(Layout::Bsnd, BF16)];
+    let mut all =
+        vec![with(Layout::Bnsd, F32), with(Layout::Bsh, F16), with(Layout::Sbh, BF16), with(Layout::Bsnd, BF16)];
     all.push(Problem { sees: Sees::Masked, dtype: F16, ..base.clone() });
     // The compressed masks are 4 MiB each: the newest version of either direction tries them.
     if version.sink || version.row == "FlashAttentionScoreGradV2" {

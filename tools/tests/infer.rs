@@ -1,0 +1,104 @@
+//! `npu-run infer`, `logits` and `smoke` as a user runs them.
+
+mod common;
+use common::{fixture, npu_run};
+use safetensors::SafeTensors;
+
+#[test]
+fn the_readmes_first_command() {
+    for device in ["sim", "cpu"] {
+        let ran = npu_run(&["infer", "What is 123 + 456?", "--device", device], b"").ok();
+        assert!(ran.stdout.contains("</think>") || ran.stdout.contains("123+456"), "{}", ran.stdout);
+        assert_eq!(ran.stdout.lines().last(), Some("579"), "{}", ran.stdout);
+        assert!(ran.stderr.contains("tokens/s"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_prompt_may_come_from_standard_input() {
+    let ran = npu_run(&["infer", "--device", "cpu"], b"Calculate 5 + 7.\n").ok();
+    assert_eq!(ran.stdout.lines().last(), Some("12"), "{}", ran.stdout);
+}
+
+#[test]
+fn one_json_report() {
+    let ran = npu_run(&["infer", "17 - 58", "--device", "sim:910b4", "--json", "--max-tokens", "96"], b"").ok();
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON value and nothing else");
+    assert!(report["text"].as_str().unwrap().ends_with("-41"), "{report}");
+    assert_eq!(report["stop"], "eos");
+    assert!(report["device"].as_str().unwrap().contains("Ascend910B4"), "{report}");
+    assert!(report["stats"]["launches_per_token"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(ran.stderr.is_empty(), "{}", ran.stderr);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let run = |seed: &str| {
+        let args = ["infer", "9 + 9", "--device", "cpu", "--raw", "--temperature", "1.5", "--max-tokens", "40", "--seed", seed];
+        npu_run(&args, b"").ok().stdout
+    };
+    assert_eq!(run("7"), run("7"));
+    assert_ne!(run("7"), run("8"), "two seeds at this temperature draw different texts");
+}
+
+#[test]
+fn auto_takes_a_device_and_says_which() {
+    let ran = npu_run(&["infer", "1 + 1"], b"").ok();
+    assert!(ran.stderr.contains(" on "), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("simulated"), "auto must not take the simulated NPU: {}", ran.stderr);
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = std::fs::read(fixture("qwen3-tiny").join("golden.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let f32s = |bytes: &[u8]| -> Vec<f32> { bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect() };
+    for device in ["cpu", "sim"] {
+        let output = folder.path().join(device);
+        let input = fixture("qwen3-tiny").join("golden.safetensors");
+        let (model, output_text) = (fixture("qwen3-tiny"), output.to_str().unwrap());
+        let args = ["logits", "--device", device, "--dtype", "f32", "--greedy", "16", "--json", "--model", model.to_str().unwrap()];
+        let ran = npu_run(&[&args[..], &["--input", input.to_str().unwrap(), "--output", output_text]].concat(), b"").ok();
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(report["logits"], serde_json::json!([2, 96, 512]));
+        let bytes = std::fs::read(&output).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (got, wanted) = (f32s(file.tensor("logits").unwrap().data()), f32s(golden.tensor("logits").unwrap().data()));
+        let worst = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // The bound that other frameworks are held to: f32 sums in another order.
+        assert!(worst <= 2e-3, "{device}: {worst}");
+        let greedy = file.tensor("greedy").unwrap();
+        assert_eq!(greedy.shape(), [2, 16]);
+        assert_eq!(&greedy.data()[..128], golden.tensor("greedy").unwrap().data(), "{device}: greedy tokens");
+    }
+}
+
+#[test]
+fn smoke_passes_on_the_simulator() {
+    let ran = npu_run(&["smoke", "--device", "sim", "--json"], b"").ok();
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON value");
+    assert_eq!(report["passed"], true);
+    assert!(report["operators"].as_array().unwrap().len() > 200, "operators: {}", report["operators"].as_array().unwrap().len());
+    assert!(report["checks"].as_array().unwrap().iter().any(|check| check["name"] == "HCCL"));
+}
+
+#[test]
+fn smoke_fails_when_an_operator_fails() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_npu-run"))
+        .args(["smoke", "--device", "sim", "--filter", "Abs"])
+        .env("CANN_SIM_FAULTS", "op:aclnnAbs=507018")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("507018"), "{text}");
+}
+
+#[test]
+fn help_is_there_for_a_newcomer() {
+    let help = npu_run(&["--help"], b"").ok().stdout;
+    for word in ["infer", "logits", "smoke", "--device sim"] {
+        assert!(help.contains(word), "{word} is not in:\n{help}");
+    }
+}

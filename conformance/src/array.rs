@@ -186,10 +186,8 @@ impl Array {
         let mut shape = self.shape.clone();
         shape[axis] = size;
         let mut data = Vec::with_capacity(outer * size * inner);
-        for o in 0..outer {
-            for k in 0..size {
-                data.extend((0..inner).map(|i| lanes[o * inner + i][k]));
-            }
+        for block in lanes.chunks(inner.max(1)).take(outer) {
+            (0..size).for_each(|k| data.extend(block.iter().map(|lane| lane[k])));
         }
         Array { dtype: self.dtype, shape, data }
     }

@@ -139,8 +139,8 @@ pub type Property = Box<dyn Fn(&Inputs, &[Array]) -> Result<(), String> + Send +
 pub enum Answer {
     /// The outputs, by plain arithmetic.
     Reference(Reference),
-    /// Of random rows: what every answer has in common. The row also runs twice and must answer twice the same, since its
-    /// seed and offset are arguments.
+    /// Of random rows: what every answer has in common. The row also runs twice and must answer twice the same, since
+    /// its seed and offset are arguments.
     Property(Property),
 }
 

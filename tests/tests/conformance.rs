@@ -2,7 +2,7 @@
 
 use acl_sys::loader::OPERATORS;
 use candle_ascend::Device;
-use npu_conformance::{Array, Arg, Case, DType, Spec, cases, run_row, run_tensors};
+use npu_conformance::{Answer, Arg, Array, Case, DType, Spec, cases, run_row, run_tensors};
 use std::collections::BTreeSet;
 
 /// Fails with every failure, at most forty of them spelled out.
@@ -60,6 +60,33 @@ fn every_case_names_a_row() {
     }
 }
 
+/// Outputs start as poison, so that an operator that writes nothing fails; tensors that are changed in place start as
+/// numbers, so their references must change them.
+#[test]
+fn no_case_passes_by_doing_nothing() {
+    for case in cases::all() {
+        let Answer::Reference(reference) = &case.answer else { continue };
+        let (inputs, what) = (case.inputs(), format!("aclnn{} {}", case.row, case.label));
+        let wanted = reference(&inputs);
+        assert!(wanted.iter().any(|array| !array.data.is_empty()), "{what}: the reference has no element");
+        if case.args.iter().any(|arg| matches!(arg, Arg::Out(..) | Arg::OutList(_) | Arg::Room(..))) {
+            continue;
+        }
+        let mut inputs = inputs.into_iter();
+        let before: Vec<Array> = case
+            .args
+            .iter()
+            .flat_map(|arg| match arg {
+                Arg::Ref(_) => inputs.next(),
+                Arg::In(_) => inputs.next().and(None),
+                Arg::InList(list) => inputs.by_ref().take(list.len()).last().and(None),
+                _ => None,
+            })
+            .collect();
+        assert_ne!(before, wanted, "{what}: the reference leaves everything as it was");
+    }
+}
+
 /// The suite must be able to fail: a wrong reference, and an operator that is told the wrong shape.
 #[test]
 fn a_wrong_answer_is_noticed() {
@@ -78,10 +105,16 @@ fn a_wrong_answer_is_noticed() {
     let failure = run_row(device.context(), &count).expect_err("35 numbers are not zero, not three");
     assert!(failure.reason.contains("[35, 2]"), "{failure}");
     let seeded = |holds: fn(&[Array]) -> bool| {
-        let args = vec![Arg::Ref(Spec::new(DType::F32, [99])), Arg::Float(0.0), Arg::Float(1.0), Arg::Int(1), Arg::Int(0)];
-        Case::property("InplaceUniform", args, move |_, out| if holds(out) { Ok(()) } else { Err("does not hold".into()) })
+        let args =
+            vec![Arg::Ref(Spec::new(DType::F32, [99])), Arg::Float(0.0), Arg::Float(1.0), Arg::Int(1), Arg::Int(0)];
+        Case::property(
+            "InplaceUniform",
+            args,
+            move |_, out| if holds(out) { Ok(()) } else { Err("does not hold".into()) },
+        )
     };
-    run_row(device.context(), &seeded(|out| out[0].data.iter().all(|v| *v < 1.0))).expect("uniform numbers lie below 1");
+    run_row(device.context(), &seeded(|out| out[0].data.iter().all(|v| *v < 1.0)))
+        .expect("uniform numbers lie below 1");
     let failure = run_row(device.context(), &seeded(|out| out[0].data.iter().all(|v| *v < 0.5)));
     assert_eq!(failure.expect_err("half of them lie above").reason, "does not hold");
     let cpu = run_tensors(&Device::Cpu, &wrong);

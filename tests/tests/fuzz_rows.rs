@@ -1,5 +1,5 @@
 //! Arguments that make no sense, for every row that the simulator implements: each is refused or computed, and nothing
-//! panics, hangs or writes where it must not. A panic in the simulator would cross a C frame and end this process.
+//! panics, hangs or writes where it must not. The simulator turns its own panics into errors that say so; they fail here.
 
 use acl_sys::loader::{OPERATORS, OperatorDecl};
 use npu_conformance::run::try_row;
@@ -92,7 +92,8 @@ fn senseless_arguments_are_refused_or_computed() {
                 Ok(()) => computed += 1,
                 Err(error) => {
                     assert!(!error.is_empty(), "seed {seed}: an error without a text");
-                    assert!(!error.contains("overwritten"), "aclnn{} seed {seed} {}: {error}", case.row, case.label);
+                    let broken = error.contains("overwritten") || error.contains("simulator itself failed");
+                    assert!(!broken, "aclnn{} seed {seed} {}: {error}", case.row, case.label);
                     refused += 1;
                 }
             }

@@ -102,3 +102,33 @@ fn help_is_there_for_a_newcomer() {
         assert!(help.contains(word), "{word} is not in:\n{help}");
     }
 }
+
+/// Ctrl-C ends the answer, not the program: what was said stays, the statistics follow, the exit code tells.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_cleanly() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+    // The raw continuation of the demo model never ends by itself within this many tokens at this temperature.
+    let args = ["infer", "1 + 1 =", "--raw", "--device", "sim", "--temperature", "9", "--max-tokens", "230"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_npu-run"))
+        .args(args)
+        .env("CANN_SIM_FAULTS", "slow_stream=2")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    errors.read_line(&mut first).unwrap();
+    assert!(first.contains("simulated"), "{first}");
+    // Generation has begun when the first piece of text arrives.
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    assert_eq!(status.code(), Some(130), "{rest}");
+    assert!(rest.contains("interrupted"), "{rest}");
+}

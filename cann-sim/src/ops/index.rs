@@ -310,8 +310,13 @@ pub fn index(call: &mut Call, self_: Tensor, indices: TensorList, out: Tensor) -
     call.same_dtype(&out, &self_)?;
     let addressing = addressing(call, &self_, &indices)?;
     let common = addressing.common_shape(call, &indices)?;
-    if let Some(common) = &common {
-        call.shape_is(&out, &addressing.result_shape(&self_, common))?;
+    match &common {
+        Some(common) => call.shape_is(&out, &addressing.result_shape(&self_, common))?,
+        // How many elements the masks choose is only known later; that they become one dimension is known now.
+        None => {
+            let rank = 1 + self_.rank() - addressing.indexed;
+            call.rank_in(&out, rank..=rank)?;
+        }
     }
     let source = self_.permuted_view(&addressing.order);
     let inner: usize = source.shape[addressing.indexed..].iter().product();

@@ -254,6 +254,9 @@ pub fn unique_consecutive(
         call.dtype_in(&inverse_out, INDICES)?;
         call.same_dtype(&counts_out, &inverse_out)?;
     }
+    if return_inverse {
+        call.shape_is(&inverse_out, &self_.shape)?;
+    }
     Ok(Box::new(move |launch| {
         with_wide!(self_.dtype, W => {
             let (distinct, numbers, counts) = runs(&W::load(&self_, launch)?);

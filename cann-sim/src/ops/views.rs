@@ -98,7 +98,15 @@ impl Tensor {
     }
 
     /// The tensor with the shape that a result turned out to have, contiguous; `aclGetViewShape` answers it from now on.
+    /// A result with more elements than its owner made room for would be written over other data.
     pub(crate) fn resized(&self, shape: Vec<usize>) -> Result<Tensor> {
+        let (wanted, room) = (shape.iter().product::<usize>(), self.count());
+        crate::ensure!(
+            wanted <= room,
+            acl_sys::error::ACL_ERROR_RT_AICORE_EXCEPTION,
+            "{}: the result has {wanted} elements ({shape:?}), and the tensor has room for {room}",
+            self.name
+        );
         crate::aclnn::meta::reshape_tensor(self.handle, &shape);
         let strides = super::index::row_major(&shape);
         Ok(self.reviewed(shape, strides, self.offset))

@@ -7,6 +7,7 @@ use DType::*;
 use candle_ascend::{Result, Tensor};
 
 type Binary = fn(f64, f64) -> f64;
+type Rounding = fn(f64) -> f64;
 type OnTensors = fn(&Tensor, &Tensor) -> Result<Tensor>;
 
 /// Pairs of operands: same shape, broadcast both ways, views.
@@ -180,7 +181,7 @@ fn reversed() -> Vec<Case> {
 /// Division with each rounding of the quotient. Half precision has no place here: its page warns that a quotient near a
 /// whole number may be rounded to the next one.
 fn divisions() -> Vec<Case> {
-    let modes: [(i64, fn(f64) -> f64); 3] = [(0, |q| q), (1, f64::trunc), (2, f64::floor)];
+    let modes: [(i64, Rounding); 3] = [(0, |q| q), (1, f64::trunc), (2, f64::floor)];
     let mut all = Vec::new();
     for (mode, rounded) in modes {
         for (dtype, low, high) in [(F32, 0.5, 3.0), (F32, -3.0, -0.5)] {

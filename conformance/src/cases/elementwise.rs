@@ -6,6 +6,7 @@ use crate::case::{Arg, Case, Fill, Spec, View};
 use DType::*;
 use candle_ascend::{Result, Tensor};
 
+type Unary = fn(f64) -> f64;
 type OnTensor = fn(&Tensor) -> Result<Tensor>;
 
 /// One row: its name, the function, where its argument lies, which types it is tried with, and the tensor method.
@@ -139,7 +140,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn in_place() -> Vec<Case> {
-    let rows: [(&str, fn(f64) -> f64, (f64, f64)); 5] = [
+    let rows: [(&str, Unary, (f64, f64)); 5] = [
         ("InplaceRelu", |x| x.max(0.0), (-3.0, 3.0)),
         ("InplaceSigmoid", sigmoid, (-3.0, 3.0)),
         ("InplaceExp", f64::exp, (-3.0, 3.0)),

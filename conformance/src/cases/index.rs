@@ -153,8 +153,8 @@ fn counts() -> Vec<Case> {
     all
 }
 
-/// How many elements are in each of `bins` intervals; each but the last is without its upper end. Equal bounds stand for
-/// the range of the data.
+/// How many elements are in each of `bins` intervals; each but the last is without its upper end. Equal bounds stand
+/// for the range of the data.
 fn histogram(x: &Array, bins: usize, mut low: f64, mut high: f64) -> Array {
     if low == high {
         low = x.data.iter().copied().fold(f64::INFINITY, f64::min);

@@ -194,8 +194,10 @@ fn softmaxes(dtype: DType) -> Vec<Case> {
         let log = move |x: &[Array]| vec![x[0].map_lanes(axis, |lane| softmax(lane).iter().map(|p| p.ln()).collect())];
         all.push(Case::new("LogSoftmax", args(), log).within(4.0, 1.0));
     }
+    // Of the gradient of the result, the result, the sum of their products and the sum of the gradients.
+    type Slope = fn(f64, f64, f64, f64) -> f64;
     // In place of weights and of their logarithms any numbers of their range do.
-    let grads: [(&str, (f64, f64), fn(f64, f64, f64, f64) -> f64); 2] = [
+    let grads: [(&str, (f64, f64), Slope); 2] = [
         ("SoftmaxBackward", (0.0, 1.0), |g, y, dot, _| y * (g - dot)),
         ("LogSoftmaxBackward", (-4.0, 0.0), |g, y, _, total| g - y.exp() * total),
     ];

@@ -6,6 +6,9 @@ use crate::case::{Arg, Case, Fill, Spec, View};
 use DType::*;
 use candle_ascend::{D, Tensor};
 
+/// What a lane folds to.
+type Fold = fn(&[f64]) -> f64;
+
 /// Folds the dimensions `dims` of `x`, keeping them as size 1 if `keep`.
 fn fold(x: &Array, dims: &[usize], keep: bool, f: impl Fn(&[f64]) -> f64) -> Array {
     let rest: Vec<usize> = (0..x.rank()).filter(|d| !dims.contains(d)).collect();
@@ -168,7 +171,7 @@ fn over_dimension_lists() -> Vec<Case> {
             add("Std", vec![Arg::Int(1), Arg::Bool(keep)], |v| variance(v).sqrt(), 16.0);
             add("Var", vec![Arg::Bool(true), Arg::Bool(keep)], variance, 16.0);
         }
-        let truths: [(&str, fn(&[f64]) -> f64); 2] = [
+        let truths: [(&str, Fold); 2] = [
             ("All", |v| v.iter().all(|&x| x != 0.0) as u8 as f64),
             ("Any", |v| v.iter().any(|&x| x != 0.0) as u8 as f64),
         ];
@@ -204,8 +207,7 @@ fn over_one_dimension() -> Vec<Case> {
             // Distinct values, so that the position of the extreme has one answer in every type.
             let x = || Arg::In(Spec::new(dtype, [4, 6, 5]).fill(Fill::Permutation));
             let shape = shape_after(&[4, 6, 5], &[axis], keep);
-            let pairs: [(&str, &str, fn(&[f64]) -> f64); 2] =
-                [("MaxDim", "ArgMax", largest), ("MinDim", "ArgMin", smallest)];
+            let pairs: [(&str, &str, Fold); 2] = [("MaxDim", "ArgMax", largest), ("MinDim", "ArgMin", smallest)];
             for (both, position_only, pick) in pairs {
                 let values = Arg::Out(dtype, shape.clone());
                 let args = vec![x(), Arg::Int(axis as i64), Arg::Bool(keep), values, Arg::Out(I64, shape.clone())];

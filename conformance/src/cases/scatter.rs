@@ -95,11 +95,13 @@ fn placed(x: &[Array], write: impl Fn(f64, f64) -> f64) -> Array {
     out
 }
 
+/// What is left of the old and the new element.
+type Write = fn(f64, f64) -> f64;
+
 /// `Scatter` in place: replaces, adds or multiplies.
 fn in_place(dtype: DType) -> Vec<Case> {
     let mut all = Vec::new();
-    let modes: [(i64, fn(f64, f64) -> f64); 3] =
-        [(0, |_, new| new), (1, |old, new| old + new), (2, |old, new| old * new)];
+    let modes: [(i64, Write); 3] = [(0, |_, new| new), (1, |old, new| old + new), (2, |old, new| old * new)];
     for (mode, write) in modes {
         let places = if mode == 0 { distinct() } else { index(I32, &[3, 2], 6) };
         let args = vec![

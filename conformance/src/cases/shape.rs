@@ -188,8 +188,8 @@ fn windows(dtype: DType) -> Vec<Case> {
     all.into_iter().map(Case::exact).collect()
 }
 
-/// One slice of a `[4, 6, 5]` tensor: begin, end and stride of each entry, the five masks, the result's shape, and which
-/// element goes where.
+/// One slice of a `[4, 6, 5]` tensor: begin, end and stride of each entry, the five masks, the result's shape, and
+/// which element goes where.
 type StridedSlice = ([[i64; 3]; 3], [i64; 5], &'static [usize], fn(&[usize]) -> [usize; 3]);
 
 fn strided_slices(dtype: DType) -> Vec<Case> {

@@ -1,5 +1,8 @@
 //! Runs the npu-run binary as a user would.
 
+// Each test file is a program of its own and uses its part of this.
+#![allow(dead_code)]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -50,13 +53,11 @@ pub fn npu_run(args: &[&str], stdin: &[u8]) -> Ran {
 }
 
 /// A checkpoint of the repository's fixtures.
-#[allow(dead_code)]
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("workspace").join("tests/fixtures").join(name)
 }
 
 /// A copy of a fixture that a test may spoil.
-#[allow(dead_code)]
 pub fn spoiled(name: &str, spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("temporary folder");
     for file in ["config.json", "generation_config.json", "model.safetensors"] {

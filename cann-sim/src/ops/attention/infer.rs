@@ -196,9 +196,10 @@ impl Inference {
         let lengths = self.query_lengths.as_deref().filter(|_| !single);
         let queries = match layout {
             Layout::Tnd => packed_spans(call, lengths, query.tokens, "actualSeqLengths")?,
-            _ => spans(call, lengths, query.batch, query.tokens, "actualSeqLengths")?,
+            _ => spans(call, lengths, &vec![query.tokens; query.batch], "actualSeqLengths")?,
         };
         let batch = queries.len();
+        let list = keys.len() > 1;
         let lengths = self.key_lengths.as_deref();
         let found = match &self.block_table {
             Some(table) => {
@@ -209,15 +210,20 @@ impl Inference {
                     );
                     return call.invalid(text);
                 }
-                spans(call, lengths, batch, table.shape[1] * self.block_size as usize, "actualSeqLengthsKv")?
+                let room = table.shape[1] * self.block_size as usize;
+                spans(call, lengths, &vec![room; batch], "actualSeqLengthsKv")?
             }
             None if layout == Layout::Tnd => packed_spans(call, lengths, keys[0].0.tokens, "actualSeqLengthsKv")?,
-            None => spans(call, lengths, batch, keys[0].0.tokens, "actualSeqLengthsKv")?,
+            // A list has a tensor a sequence, each of its own length.
+            None if list => {
+                let rooms: Vec<usize> = keys.iter().map(|(key, _)| key.tokens).collect();
+                spans(call, lengths, &rooms, "actualSeqLengthsKv")?
+            }
+            None => spans(call, lengths, &vec![keys[0].0.tokens; batch], "actualSeqLengthsKv")?,
         };
         if found.len() != batch {
             return call.invalid(format!("{batch} sequences of queries, {} of keys", found.len()));
         }
-        let list = keys.len() > 1;
         let place = |(i, span): (usize, Span)| match list {
             true => KeySpan { source: i, span: Span { batch: 0, ..span } },
             false => KeySpan { source: 0, span },

@@ -99,29 +99,24 @@ pub(super) struct Span {
     pub len: usize,
 }
 
-/// One span a batch row, of the lengths given (one for all, or at least one each), which must fit `tokens`.
-pub(super) fn spans(
-    call: &Call,
-    lengths: Option<&[i64]>,
-    batch: usize,
-    tokens: usize,
-    name: &str,
-) -> Result<Vec<Span>> {
+/// One span a batch row, of the lengths given (one for all, or at least one each), each of which must fit the row's own
+/// number of `tokens`.
+pub(super) fn spans(call: &Call, lengths: Option<&[i64]>, tokens: &[usize], name: &str) -> Result<Vec<Span>> {
+    let rows = tokens.iter().copied().enumerate();
     let Some(lengths) = lengths.filter(|lengths| !lengths.is_empty()) else {
-        return Ok((0..batch).map(|batch| Span { batch, first: 0, len: tokens }).collect());
+        return Ok(rows.map(|(batch, len)| Span { batch, first: 0, len }).collect());
     };
-    if lengths.len() != 1 && lengths.len() < batch {
-        return call.invalid(format!("{name} has {} lengths, wanted 1 or at least {batch}", lengths.len()));
+    if lengths.len() != 1 && lengths.len() < tokens.len() {
+        return call.invalid(format!("{name} has {} lengths, wanted 1 or at least {}", lengths.len(), tokens.len()));
     }
-    (0..batch)
-        .map(|batch| {
-            let len = lengths[if lengths.len() == 1 { 0 } else { batch }];
-            match usize::try_from(len) {
-                Ok(len) if len <= tokens => Ok(Span { batch, first: 0, len }),
-                _ => call.invalid(format!("{name}[{batch}] is {len}, wanted 0 to {tokens}")),
-            }
-        })
-        .collect()
+    rows.map(|(batch, tokens)| {
+        let len = lengths[if lengths.len() == 1 { 0 } else { batch }];
+        match usize::try_from(len) {
+            Ok(len) if len <= tokens => Ok(Span { batch, first: 0, len }),
+            _ => call.invalid(format!("{name}[{batch}] is {len}, wanted 0 to {tokens}")),
+        }
+    })
+    .collect()
 }
 
 /// The spans of sequences that lie one after the other, from the ends of each.

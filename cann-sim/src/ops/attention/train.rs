@@ -79,7 +79,10 @@ impl Training {
 
     fn sequences(&self, call: &Call, query: &Grid, key: &Grid) -> Result<Vec<(Span, KeySpan)>> {
         let (queries, keys) = match &self.ends {
-            None => (spans(call, None, query.batch, query.tokens, "")?, spans(call, None, key.batch, key.tokens, "")?),
+            None => {
+                let whole = |grid: &Grid| spans(call, None, &vec![grid.tokens; grid.batch], "");
+                (whole(query)?, whole(key)?)
+            }
             Some((q, k)) => (
                 packed_spans(call, Some(q), query.tokens, "actualSeqQLen")?,
                 packed_spans(call, Some(k), key.tokens, "actualSeqKvLen")?,

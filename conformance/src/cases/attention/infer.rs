@@ -26,12 +26,22 @@ struct Pages {
 
 const PAGES: Pages = Pages { blocks: 5, size: 16, table: [[3, 0], [4, 1]] };
 
-/// A call: the problem, whether it asks for the logarithm of the sum, and whether keys lie in pages.
+/// How keys and values are passed.
+#[derive(Clone, Copy)]
+enum Store {
+    /// One tensor with room for all sequences alike.
+    Whole,
+    /// A tensor each sequence.
+    List,
+    Pages(Pages),
+}
+
+/// A call: the problem, whether it asks for the logarithm of the sum, and how its keys are passed.
 #[derive(Clone)]
 struct Call {
     problem: Problem,
     lse: bool,
-    pages: Option<Pages>,
+    store: Store,
 }
 
 fn nulls(count: usize) -> Vec<Arg> {
@@ -44,7 +54,7 @@ fn ints(lengths: impl IntoIterator<Item = usize>) -> Arg {
 
 impl Call {
     fn new(problem: Problem) -> Self {
-        Self { problem, lse: false, pages: None }
+        Self { problem, lse: false, store: Store::Whole }
     }
 
     /// Scores of numbers below 1 stay small, so that `f32` statistics are good to a few of their own units.
@@ -52,17 +62,32 @@ impl Call {
         Arg::In(Spec::new(self.problem.dtype, self.problem.query_shape()).fill(Fill::Uniform(-1.0, 1.0)))
     }
 
-    fn keys(&self) -> Spec {
-        let shape = match self.pages {
-            None => self.problem.key_shape(),
-            Some(pages) => vec![pages.blocks, pages.size, self.problem.key_heads * self.problem.dim],
+    /// The tensors of the keys, or of the values, with numbers below `limit`.
+    fn cache(&self, limit: f64) -> Vec<Spec> {
+        let problem = &self.problem;
+        let shapes = match self.store {
+            Store::Whole => vec![problem.key_shape()],
+            Store::List => {
+                let shape = |&(_, keys): &(usize, usize)| problem.layout.shape(1, problem.key_heads, keys, problem.dim);
+                problem.lengths.iter().map(shape).collect()
+            }
+            Store::Pages(pages) => vec![vec![pages.blocks, pages.size, problem.key_heads * problem.dim]],
         };
-        Spec::new(self.problem.dtype, shape).fill(Fill::Uniform(-1.0, 1.0))
+        let spec = |shape| Spec::new(problem.dtype, shape).fill(Fill::Uniform(-limit, limit));
+        shapes.into_iter().map(spec).collect()
+    }
+
+    fn keys(&self) -> Vec<Spec> {
+        self.cache(1.0)
     }
 
     /// Values are larger, so that one key too many or too few shows in the result.
-    fn values(&self) -> Spec {
-        self.keys().fill(Fill::Uniform(-4.0, 4.0))
+    fn values(&self) -> Vec<Spec> {
+        self.cache(4.0)
+    }
+
+    fn block_size(&self) -> i64 {
+        if let Store::Pages(pages) = self.store { pages.size as i64 } else { 0 }
     }
 
     fn mask(&self) -> Arg {
@@ -70,8 +95,9 @@ impl Call {
     }
 
     fn table(&self) -> Arg {
-        let values = |pages: Pages| pages.table.iter().flatten().map(|&block| block as f64).collect();
-        self.pages.map_or(Arg::Null, |pages| Arg::In(Spec::new(I32, [2, 2]).fill(Fill::Values(values(pages)))))
+        let Store::Pages(pages) = self.store else { return Arg::Null };
+        let ids = pages.table.iter().flatten().map(|&block| block as f64).collect();
+        Arg::In(Spec::new(I32, [2, 2]).fill(Fill::Values(ids)))
     }
 
     /// Lengths of the queries (only of packed sequences) and of the keys.
@@ -104,8 +130,8 @@ impl Call {
         let (queries, keys) = self.lengths();
         let mut args = vec![
             self.query(),
-            Arg::InList(vec![self.keys()]),
-            Arg::InList(vec![self.values()]),
+            Arg::InList(self.keys()),
+            Arg::InList(self.values()),
             Arg::Null,
             self.mask(),
             queries,
@@ -115,9 +141,8 @@ impl Call {
         args.push(self.table());
         args.extend(nulls(2 + optional));
         args.extend([self.heads(), self.tokens(), self.layout()].concat());
-        let block_size = self.pages.map_or(0, |pages| pages.size as i64);
         // innerPrecise 1 is the default, high performance.
-        args.extend([self.problem.mode(), 1, block_size, 0].map(Arg::Int));
+        args.extend([self.problem.mode(), 1, self.block_size(), 0].map(Arg::Int));
         args.push(Arg::Bool(self.lse));
         args.extend(vec![Arg::Int(0); zeros]);
         args.push(self.out());
@@ -127,8 +152,9 @@ impl Call {
 
     fn prompt(self, row: &'static str, version: usize) -> Case {
         let (queries, keys) = self.lengths();
-        let mut args =
-            vec![self.query(), Arg::In(self.keys()), Arg::In(self.values()), Arg::Null, self.mask(), queries];
+        let mut args = vec![self.query()];
+        args.extend(self.keys().into_iter().chain(self.values()).map(Arg::In));
+        args.extend([Arg::Null, self.mask(), queries]);
         if version == 3 {
             args.push(keys);
             args.extend(nulls(5));
@@ -144,8 +170,8 @@ impl Call {
     fn incremental(self, row: &'static str, version: usize) -> Case {
         let mut args = vec![
             self.query(),
-            Arg::InList(vec![self.keys()]),
-            Arg::InList(vec![self.values()]),
+            Arg::InList(self.keys()),
+            Arg::InList(self.values()),
             Arg::Null,
             self.mask(),
             self.lengths().1,
@@ -156,7 +182,7 @@ impl Call {
         }
         args.extend([self.heads(), self.layout()].concat());
         if version == 4 {
-            args.extend([self.pages.map_or(0, |pages| pages.size as i64), 1].map(Arg::Int));
+            args.extend([self.block_size(), 1].map(Arg::Int));
         }
         args.push(self.out());
         self.case(row, args)
@@ -170,7 +196,7 @@ impl Call {
         let label = format!("{} {:?} {}", self.problem.layout.name(), self.problem.sees, case.label);
         let case = Case { label, ..case };
         let full = self.problem.lengths.iter().all(|l| l.1 == self.problem.room);
-        let tensors = self.problem.layout == Layout::Bnsd && self.pages.is_none() && full;
+        let tensors = self.problem.layout == Layout::Bnsd && matches!(self.store, Store::Whole) && full;
         if tensors && matches!(self.problem.sees, Sees::All | Sees::Masked) {
             case.tensors(through(self.problem))
         } else {
@@ -180,23 +206,22 @@ impl Call {
 
     fn answer(&self, x: &[Array]) -> Vec<Array> {
         let problem = &self.problem;
-        let mask = problem.mask().is_some().then(|| &x[3]);
-        let forward = match self.pages {
-            None => problem.forward(&x[0], &problem.reader(&x[1]), &problem.reader(&x[2]), mask),
-            Some(pages) => {
-                let group = problem.heads / problem.key_heads;
-                let paged = |cache: &Array, (b, h, j, e): (usize, usize, usize, usize)| {
-                    let block = pages.table[b][j / pages.size];
-                    cache.at(&[block, j % pages.size, h / group * problem.dim + e])
-                };
-                problem.forward(
-                    &x[0],
-                    &|b, h, j, e| paged(&x[1], (b, h, j, e)),
-                    &|b, h, j, e| paged(&x[2], (b, h, j, e)),
-                    mask,
-                )
+        let count = if let Store::List = self.store { problem.lengths.len() } else { 1 };
+        let (keys, values) = (&x[1..1 + count], &x[1 + count..1 + 2 * count]);
+        let mask = problem.mask().is_some().then(|| &x[1 + 2 * count]);
+        let group = problem.heads / problem.key_heads;
+        let read = |cache: &[Array], b: usize, h: usize, j: usize, e: usize| match self.store {
+            Store::Whole => problem.reader(&cache[0])(b, h, j, e),
+            Store::List => {
+                cache[b].data[problem.layout.place(&cache[b].shape, problem.key_heads, [0, h / group, j, e])]
+            }
+            Store::Pages(pages) => {
+                let block = pages.table[b][j / pages.size];
+                cache[0].at(&[block, j % pages.size, h / group * problem.dim + e])
             }
         };
+        let forward =
+            problem.forward(&x[0], &|b, h, j, e| read(keys, b, h, j, e), &|b, h, j, e| read(values, b, h, j, e), mask);
         let mut outs = vec![forward.out];
         if self.lse {
             outs.push(forward.max.zip(&forward.sum, |max, sum| max + sum.ln()));
@@ -249,7 +274,8 @@ pub fn cases() -> Vec<Case> {
             all.push(Call::new(problem).fused(version));
         }
         all.push(Call { lse: true, ..Call::new(base.clone()) }.fused(version));
-        all.push(Call { pages: Some(PAGES), ..Call::new(bf16(&decode)) }.fused(version));
+        all.push(Call { store: Store::Pages(PAGES), ..Call::new(bf16(&decode)) }.fused(version));
+        all.push(Call { store: Store::List, ..Call::new(decode.clone()) }.fused(version));
         if i >= 2 {
             all.push(Call::new(packed.clone()).fused(version));
         }
@@ -267,6 +293,7 @@ pub fn cases() -> Vec<Case> {
         all.push(Call::new(problem.clone()).incremental("IncreFlashAttention", 1));
         all.push(Call::new(problem).incremental("IncreFlashAttentionV4", 4));
     }
-    all.push(Call { pages: Some(PAGES), ..Call::new(decode) }.incremental("IncreFlashAttentionV4", 4));
+    all.push(Call { store: Store::List, ..Call::new(decode.clone()) }.incremental("IncreFlashAttention", 1));
+    all.push(Call { store: Store::Pages(PAGES), ..Call::new(decode) }.incremental("IncreFlashAttentionV4", 4));
     all
 }

@@ -155,7 +155,7 @@ impl Problem {
             Sees::Masked => {
                 let (b, s) = self.batch_and_queries();
                 // The first key stays visible, so that every query sees something.
-                let hidden = |i: usize| i % self.room != 0 && (i * 7 + i / self.room) % 5 < 2;
+                let hidden = |i: usize| !i.is_multiple_of(self.room) && (i * 7 + i / self.room) % 5 < 2;
                 let values = (0..b * s * self.room).map(|i| hidden(i) as u8 as f64).collect();
                 Some(Spec::new(DType::U8, [b, 1, s, self.room]).fill(Fill::Values(values)))
             }

@@ -304,6 +304,15 @@ impl SymbolSource for Installed {
             None => format!("{release} found by {}", self.how),
         }
     }
+
+    fn files(&self) -> Vec<(String, String)> {
+        let words = |loading| match loading {
+            Loading::NotNeeded => "not needed so far".to_owned(),
+            Loading::Loaded(path) => path.display().to_string(),
+            Loading::Failed(why) => format!("not loaded: {}", why.join("; ")),
+        };
+        self.libraries().into_iter().map(|(name, loading)| (name.to_owned(), words(loading))).collect()
+    }
 }
 
 /// The loader's own words without the wrapping, because they name the dependency that is missing.

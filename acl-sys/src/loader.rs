@@ -34,6 +34,11 @@ pub trait SymbolSource: Send + Sync {
     fn address(&self, library: Library, name: &CStr) -> Option<NonNull<c_void>>;
     /// One line for the user: which CANN this is and where it was found.
     fn describe(&self) -> String;
+    /// Each library file with what became of it, for a user who asks what was loaded from where; none where the functions
+    /// come from no file.
+    fn files(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 /// A symbol that the loaded CANN lacks.

@@ -115,19 +115,16 @@ impl Attention {
     /// `x` [B, T, H] → [B, T, H].
     fn forward(&self, x: &Tensor, pass: &Pass, mut cache: LayerView) -> Result<Tensor> {
         let (batch, tokens, _) = x.dims3()?;
-        let qkv = self.qkv.forward(x)?;
-        let mut column = 0;
-        let mut split = |heads: usize| -> Result<Tensor> {
-            let width = heads * self.head_dim;
-            let part = qkv.narrow(2, column, width)?.reshape((batch, tokens, heads, self.head_dim))?;
-            column += width;
-            Ok(part)
-        };
-        let (mut query, mut key, value) = (split(self.heads)?, split(self.kv_heads)?, split(self.kv_heads)?);
+        let heads = self.heads + 2 * self.kv_heads;
+        let qkv = self.qkv.forward(x)?.reshape((batch, tokens, heads, self.head_dim))?;
+        // Views: queries and keys lie side by side, which an NPU rotates in one launch.
+        let mut query = qkv.narrow(2, 0, self.heads)?;
+        let mut key = qkv.narrow(2, self.heads, self.kv_heads)?;
+        let value = qkv.narrow(2, self.heads + self.kv_heads, self.kv_heads)?;
         if let Some((query_norm, key_norm)) = &self.qk_norm {
             (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
         }
-        let (query, key) = (query.transpose(1, 2)?.contiguous()?, key.transpose(1, 2)?.contiguous()?);
+        let (query, key) = (query.transpose(1, 2)?, key.transpose(1, 2)?);
         let (query, key) = ops::rotary(&query, &key, &pass.cos, &pass.sin)?;
         let (keys, values) = cache.append(&key, &value.transpose(1, 2)?)?;
         let scale = 1.0 / (self.head_dim as f64).sqrt();
@@ -229,7 +226,7 @@ impl CausalLm for Decoder {
         let (end, most) = (cache.len() + tokens, self.config.max_position_embeddings);
         ensure!(end <= most, "{end} tokens, prompt and answer together, exceed the model's context of {most}");
         let pass = self.pass(tokens, cache)?;
-        let rows = self.embedding.embedding(&input_ids.flatten_all()?)?;
+        let rows = ops::embedding(&self.embedding, &input_ids.flatten_all()?)?;
         let mut residual = rows.reshape((batch, tokens, self.config.hidden_size))?;
         let mut sublayer: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {

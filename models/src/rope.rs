@@ -160,15 +160,17 @@ impl Rope {
         }
     }
 
-    /// Cosines and sines, each `[positions, head_dim / 2]`, for positions from 0, computed on the host.
+    /// Cosines and sines, each `[positions, head_dim]` with the second half of a row like the first, for positions from 0,
+    /// computed on the host. Operators of NPUs want one angle an element; whole rows save them a copy in every layer.
     ///
     /// The angle is rounded to f32 before the cosine, and the table to `dtype` after it, as transformers does.
     pub fn tables(&self, head_dim: usize, positions: usize, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
         let frequencies: Vec<f32> = self.inverse_frequencies(head_dim).iter().map(|f| *f as f32).collect();
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        let row = || frequencies.iter().chain(&frequencies);
+        let angles = (0..positions).flat_map(|p| row().map(move |f| p as f32 * f));
         let scale = self.attention_factor() as f32;
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() * scale, angle.sin() * scale)).unzip();
-        let shape = (positions, head_dim / 2);
+        let shape = (positions, head_dim);
         let table = |values: Vec<f32>| -> Result<Tensor> {
             let table = Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?;
             Ok(table)

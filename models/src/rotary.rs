@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_ascend::{DType, Device, Tensor};
 use std::sync::{Mutex, PoisonError};
 
-/// Rows are computed for at least this many positions: a context of 131,072 would cost a tenth of a second and 64 MiB.
+/// Rows are computed for at least this many positions: a context of 131,072 would cost two tenths of a second and 128 MiB.
 const LEAST: usize = 1024;
 
 /// Cosines and sines of one model, on its device.
@@ -24,7 +24,7 @@ impl RotaryTables {
         Self { rope: config.rope.clone(), head_dim: config.head_dim, dtype, device: device.clone(), tables }
     }
 
-    /// Cosines and sines of the positions from `start`, `[count, head_dim / 2]` each.
+    /// Cosines and sines of the positions from `start`, `[count, head_dim]` each, both halves of a row alike.
     pub fn rows(&self, start: usize, count: usize) -> Result<(Tensor, Tensor)> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let held = match &*tables {

@@ -73,6 +73,24 @@ fn out_of_memory_says_what_was_asked_and_leaves_the_device_usable() {
     assert_eq!(device.memory_info().expect("memory").reserved, 0);
 }
 
+/// Segments are of 2 MiB at least while there is room; the last of the memory serves requests all the same.
+#[test]
+fn the_last_memory_goes_to_requests_smaller_than_a_segment() {
+    let device = npu_at(6);
+    device.set_memory_limit(Some(1 << 20));
+    let parts: Vec<_> = (0..25)
+        .map(|i| device.zeros_impl(&(40 << 10).into(), DType::U8).unwrap_or_else(|e| panic!("{i}: {e}")))
+        .collect();
+    let reserved = || device.memory_info().expect("memory").reserved;
+    assert_eq!(reserved(), 25 * (40 << 10), "each part has a segment of its own size");
+    let error = device.zeros_impl(&(40 << 10).into(), DType::U8).expect_err("a 26th does not fit 1 MiB");
+    assert!(matches!(Error::of(&error), Some(Error::OutOfMemory(_))), "{error}");
+    drop(parts);
+    let large = device.zeros_impl(&(1 << 20).into(), DType::U8).expect("all of it, once the cache is given back");
+    assert_eq!(reserved(), 1 << 20);
+    drop(large);
+}
+
 #[test]
 fn more_than_the_device_has_is_out_of_memory_too() {
     let device = npu_at(5);

@@ -32,17 +32,40 @@ pub fn libraries(context: &Context) -> Vec<Library> {
 
 pub fn checks(npu: &NpuDevice) -> Vec<Check> {
     let context = npu.context();
-    let memory = || -> Result<String> {
-        let info = npu.memory_info()?;
-        ensure!(info.total > 0, "the device reports no memory");
-        Ok(format!("{} free of {}", bytes(info.free as u64), bytes(info.total as u64)))
-    };
-    vec![
+    let mut checks = vec![Check::new("driver", driver(context))];
+    checks.extend(context.files().into_iter().map(|(name, found)| Check::new(name, Ok(found))));
+    checks.extend(devices(npu));
+    checks.extend([
         Check::new("CANN", npu.cann_version().map(|v| format!("{v}: {}", npu.source())).map_err(Into::into)),
-        Check::new("chip", Ok(npu.soc().to_owned())),
-        Check::new("memory", memory()),
         Check::new("copies", copies(context)),
-    ]
+    ]);
+    checks
+}
+
+/// Every device that this CANN sees, with its memory.
+fn devices(npu: &NpuDevice) -> Vec<Check> {
+    let memory = |index: usize| -> Result<String> {
+        let device = if index == npu.ordinal() { npu.clone() } else { npu.sibling(index)? };
+        let info = device.memory_info()?;
+        ensure!(info.total > 0, "the device reports no memory");
+        Ok(format!("{}, {} free of {}", device.soc(), bytes(info.free as u64), bytes(info.total as u64)))
+    };
+    match npu.context().count() {
+        Ok(count) => (0..count).map(|index| Check::new(format!("npu:{index}"), memory(index))).collect(),
+        Err(error) => vec![Check::new("devices", Err(error.into()))],
+    }
+}
+
+/// The driver's release, from the file that its installer leaves. A CANN that comes from no file needs no driver.
+fn driver(context: &Context) -> Result<String> {
+    const FILE: &str = "/usr/local/Ascend/driver/version.info";
+    if context.files().is_empty() {
+        return Ok("not needed by this CANN".into());
+    }
+    match std::fs::read_to_string(FILE) {
+        Ok(text) => Ok(text.lines().find(|line| line.contains("ersion")).unwrap_or("present").to_owned()),
+        Err(error) => Ok(format!("its release is unknown: {FILE}: {error}")),
+    }
 }
 
 /// Copies both ways and back to back, checks the data, and gives the rates by the wall clock.

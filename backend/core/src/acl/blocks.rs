@@ -30,6 +30,17 @@ struct Block {
     free: bool,
 }
 
+/// How large a segment to ask the device for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Room {
+    /// With room for later requests of the same class.
+    Usual,
+    /// Whole huge pages for a large request; small ones still share a segment.
+    Pages,
+    /// The request and nothing more, when the device is nearly full.
+    Exact,
+}
+
 /// Blocks of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
@@ -47,13 +58,14 @@ impl Blocks {
         bytes.max(1).next_multiple_of(GRAIN)
     }
 
-    /// Size of the segment to ask the device for when no block fits; `exact` leaves nothing over for later requests.
-    pub(super) fn segment_size(bytes: usize, exact: bool) -> usize {
+    /// Size of the segment to ask the device for when no block fits.
+    pub(super) fn segment_size(bytes: usize, room: Room) -> usize {
         let bytes = Self::rounded(bytes);
-        match Self::class(bytes) {
-            Class::Small => SMALL_SEGMENT,
-            Class::Large if bytes < LARGE_SEGMENT / 2 && !exact => LARGE_SEGMENT,
-            Class::Large => bytes.next_multiple_of(PAGE),
+        match (room, Self::class(bytes)) {
+            (Room::Exact, _) => bytes,
+            (_, Class::Small) => SMALL_SEGMENT,
+            (Room::Usual, Class::Large) if bytes < LARGE_SEGMENT / 2 => LARGE_SEGMENT,
+            (_, Class::Large) => bytes.next_multiple_of(PAGE),
         }
     }
 
@@ -163,7 +175,7 @@ mod tests {
 
     fn grown(bytes: usize) -> Blocks {
         let mut blocks = Blocks::default();
-        blocks.add_segment(0x1000_0000, Blocks::segment_size(bytes, false), bytes);
+        blocks.add_segment(0x1000_0000, Blocks::segment_size(bytes, Room::Usual), bytes);
         blocks
     }
 
@@ -197,6 +209,20 @@ mod tests {
         assert!(blocks.give(a) && blocks.give(b) && !blocks.give(a), "a block is given back once");
         assert_eq!(blocks.largest_free(), 64 << 20);
         assert_eq!(blocks.drain_unused().len(), 2);
+    }
+
+    #[test]
+    fn an_exact_segment_holds_its_request_and_nothing_more() {
+        for bytes in [1, 40 << 10, (1 << 20) + 1, 30 << 20] {
+            let size = Blocks::segment_size(bytes, Room::Exact);
+            assert!(size >= bytes && size < bytes + GRAIN, "{bytes} bytes in a segment of {size}");
+            let mut blocks = Blocks::default();
+            blocks.add_segment(0x1000_0000, size, bytes);
+            let address = blocks.take(bytes).expect("the segment was made for it");
+            assert_eq!((blocks.in_use(), blocks.largest_free()), (size, 0));
+            assert!(blocks.give(address));
+            assert_eq!(blocks.drain_unused(), [address]);
+        }
     }
 
     /// Random takes and gives never overlap and always return to one free block.

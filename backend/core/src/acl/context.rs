@@ -92,6 +92,11 @@ impl Context {
     }
 
     /// Number of devices that the loaded CANN sees.
+    /// Device `index` of the same CANN.
+    pub(crate) fn sibling(&self, index: usize) -> Result<Self, Error> {
+        Self::open(self.0.api.clone(), index)
+    }
+
     pub(crate) fn device_count(api: &Api) -> Result<usize, Error> {
         let mut count = 0u32;
         // SAFETY: writes one count through a valid pointer.

@@ -50,6 +50,17 @@ impl Context {
         self.0.api.describe()
     }
 
+    /// Each library file with the path it was loaded from, or why it was not; none where the functions come from no file.
+    pub fn files(&self) -> Vec<(String, String)> {
+        self.0.api.acl.source().files()
+    }
+
+    /// Number of devices that the loaded CANN sees.
+    pub fn count(&self) -> Result<usize, Error> {
+        self.0.ready()?;
+        Self::device_count(&self.0.api)
+    }
+
     /// Release of the loaded CANN as it reports it.
     pub fn version(&self) -> Result<String, Error> {
         self.0.api.version()

@@ -1,7 +1,7 @@
 //! Device memory: the pool and the buffers it hands out.
 
 use super::Error;
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Room};
 use super::context::{Context, Inner, lock};
 use acl_sys::ACL_MEM_MALLOC_HUGE_FIRST;
 use acl_sys::error::{
@@ -69,13 +69,14 @@ impl Context {
 }
 
 impl Inner {
-    /// Makes room for `bytes` by asking the device, if need be after giving back what is free but does not fit.
+    /// Makes room for `bytes` by asking the device, if need be after giving back what is free but does not fit, and in the
+    /// end for no more than these bytes.
     fn grow(&self, pool: &mut Pool, bytes: usize) -> Result<u64, Error> {
-        for (exact, flush) in [(false, false), (true, true)] {
-            if flush {
+        for room in [Room::Usual, Room::Pages, Room::Exact] {
+            if room == Room::Pages {
                 self.flush(pool)?;
             }
-            let size = Blocks::segment_size(bytes, exact);
+            let size = Blocks::segment_size(bytes, room);
             if pool.limit.is_some_and(|limit| pool.blocks.reserved() + size > limit) {
                 continue;
             }

@@ -52,6 +52,11 @@ impl NpuDevice {
         Ok(Context::device_count(&*acl::installed(cann_home)?)?)
     }
 
+    /// NPU `index` of the CANN that this device belongs to.
+    pub fn sibling(&self, index: usize) -> Result<Self> {
+        Ok(Self::over(self.context.sibling(index)?))
+    }
+
     fn over(context: Context) -> Self {
         let random = Mutex::new(Random { seed: DEFAULT_SEED, offset: 0 });
         Self { context, state: Arc::new(State { random, causal_mask: Mutex::default() }) }

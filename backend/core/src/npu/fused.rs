@@ -151,7 +151,7 @@ impl NpuStorage {
                 format!("queries {:?} and keys {:?}, wanted four dimensions", layout.dims(), keys.1.dims()),
             );
         };
-        if width % 2 != 0 || width >= ROTARY_WIDTH || batch >= ROTARY_BATCH {
+        if !rotary_fits_any(batch, width) {
             return Ok(None);
         }
         let doubled = [doubled(cos, width)?, doubled(sin, width)?];
@@ -174,6 +174,26 @@ impl NpuStorage {
             launch::<op::ApplyRotaryPosEmb, _>(self.context(), (&qv, &kv, &cos, &sin, BSND))?;
         }
         Ok(Some((q, k)))
+    }
+
+    /// As [`Self::rotary`] for one tensor of heads and tables of the whole width, in one launch: `None` when the loaded CANN
+    /// rotates queries and keys only together, or not this width.
+    pub fn rotary_alone(
+        &self,
+        layout: &Layout,
+        cos: (&Self, &Layout),
+        sin: (&Self, &Layout),
+        order: AttentionLayout,
+    ) -> Result<Option<Self>> {
+        require("rotary", self.element(), FLOATS)?;
+        let &[batch, _, _, width] = layout.dims() else {
+            return arguments("rotary", format!("shape {:?}, wanted four dimensions", layout.dims()));
+        };
+        let fits = rotary_fits_any(batch, width) && cos.1.dims().last() == Some(&width);
+        if !fits || !self.context().has::<op::RotaryPositionEmbedding>() {
+            return Ok(None);
+        }
+        self.rotate(layout, cos, sin, order).map(Some)
     }
 
     fn rotate(
@@ -247,7 +267,11 @@ impl NpuStorage {
         let key = TensorList::new(context, vec![key.view()?.desc()?])?;
         let value = TensorList::new(context, vec![value.view()?.desc()?])?;
         let lengths = lengths.map(|lengths| IntArray::new(context, lengths)).transpose()?;
-        let causal = self.npu().causal_mask()?;
+        // One query is the last: it sees every key, and the mask is not even made.
+        let triangle = match mask {
+            AttentionMask::Causal if q.sequence > 1 => Some(self.npu().causal_mask()?),
+            _ => None,
+        };
         let masked_layout = match mask {
             // With one query to a batch row the operator wants a mask of each row.
             AttentionMask::Where(_, layout) if q.sequence == 1 => {
@@ -261,11 +285,10 @@ impl NpuStorage {
             _ => None,
         };
         let side = [MASK_SIDE, MASK_SIDE];
-        let (mask, sparse_mode) = match (&masked, mask) {
+        let (mask, sparse_mode) = match (&masked, &triangle) {
             (Some(mask), _) => (Some(mask.view()?.desc()?), 0i64),
-            // One query is the last: it sees every key.
-            (None, AttentionMask::Causal) if q.sequence > 1 => {
-                (Some(View::contiguous(&causal.0, ACL_UINT8 as aclDataType, 1, &side, 0)?.desc()?), 3)
+            (None, Some(triangle)) => {
+                (Some(View::contiguous(&triangle.0, ACL_UINT8 as aclDataType, 1, &side, 0)?.desc()?), 3)
             }
             _ => (None, 0),
         };
@@ -354,6 +377,11 @@ fn kept(layout: &Layout) -> Vec<usize> {
         *last = 1;
     }
     dims
+}
+
+/// What every operator of rotary embedding asks of a shape.
+fn rotary_fits_any(batch: usize, width: usize) -> bool {
+    width.is_multiple_of(2) && width < ROTARY_WIDTH && batch < ROTARY_BATCH
 }
 
 /// Whether ApplyRotaryPosEmb's working set for this many heads fits the chip, by the formula of its page.

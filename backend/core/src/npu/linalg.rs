@@ -2,7 +2,7 @@
 
 use super::dtype::{FLOATS, require};
 use super::storage::NpuStorage;
-use crate::acl::{Error, launch};
+use crate::acl::{Error, Scalar, launch};
 use acl_sys::loader::op;
 use candle_core::{Layout, Result, Shape};
 
@@ -92,6 +92,28 @@ impl NpuStorage {
             let y =
                 rhs.strided(&[b, k, n], &[right.batch_stride, right.rows.1, right.columns.1], right.offset)?.desc()?;
             launch::<op::BatchMatMul, _>(self.context(), (&x, &y, &out.shaped(&[b, m, n])?.desc()?, KEEP_PRECISION))?;
+        }
+        Ok(out)
+    }
+
+    /// `[m, k] x [k, n] + bias` in one launch, with any strides; `bias` `[n]` is of the same type.
+    pub fn addmm(&self, layout: &Layout, rhs: (&Self, &Layout), bias: (&Self, &Layout)) -> Result<Self> {
+        require("addmm", self.element(), FLOATS)?;
+        let (&[m, k], &[inner, n], &[width]) = (layout.dims(), rhs.1.dims(), bias.1.dims()) else {
+            let shapes = (layout.dims(), rhs.1.dims(), bias.1.dims());
+            let why = format!("shapes {shapes:?}, wanted [m, k], [k, n] and [n]");
+            return Err(Error::Arguments { op: "addmm", why }.into());
+        };
+        if k != inner || n != width || k == 0 {
+            let why = format!("[{m}, {k}] x [{inner}, {n}] + [{width}] do not fit");
+            return Err(Error::Arguments { op: "addmm", why }.into());
+        }
+        let out = self.npu().uninit(self.element(), m * n)?;
+        if !out.is_empty() {
+            let (x, y) = (self.view(layout)?.desc()?, rhs.0.view(rhs.1)?.desc()?);
+            let (bias, sum) = (bias.0.view(bias.1)?.desc()?, out.shaped(&[m, n])?.desc()?);
+            let one = Scalar::like(self.context(), acl_sys::ACL_FLOAT, 1.0)?;
+            launch::<op::Addmm, _>(self.context(), (&bias, &x, &y, &one, &one, &sum, KEEP_PRECISION))?;
         }
         Ok(out)
     }

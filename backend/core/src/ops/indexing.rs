@@ -1,5 +1,6 @@
 //! Reading and writing by index.
 
+use super::fused::overrides;
 use super::{Operator, Spec, like};
 use crate::{Error, Layout, Operand, Result, Shape, Storage, Tensor};
 
@@ -19,6 +20,17 @@ fn rank_one(indexes: &Tensor) -> Result<usize> {
             Err(Error::UnexpectedNumberOfDims { expected: 1, got, shape }.bt())
         }
     }
+}
+
+/// Rows of `table` `[rows, width]` that the rank-1 `ids` name; one launch on an NPU. Unlike [`Tensor::embedding`], where
+/// the largest value of the type of `ids` names a row of zeros, every id must be below `rows`: an NPU does not check.
+pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    if overrides()
+        && let Some(rows) = super::npu::embedding(table, ids)?
+    {
+        return Ok(rows);
+    }
+    table.embedding(ids)
 }
 
 /// Whole slices along a dimension, by rank-1 indexes.

@@ -27,6 +27,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     x.same_dtype(weight, "linear")?;
     let rows = x.elem_count() / width.max(1);
     let flat = x.reshape((rows, width))?;
+    let rank = x.rank();
+    let shape = Shape::from(&x.dims()[..rank - 1]).extend(&[outputs]);
+    if let (Some(bias), true) = (bias, overrides())
+        && let Some(sum) = super::npu::linear(&flat, weight, bias)?
+    {
+        return sum.reshape(shape);
+    }
     let on_cpu_bf16 = x.dtype() == DType::BF16 && x.device().is_cpu() && weight.device().is_cpu();
     let product = match on_cpu_bf16 && overrides() && width > 0 && rows > 0 {
         true if rows <= FEW_ROWS => dot_rows(&flat.contiguous()?, &weight.contiguous()?)?,
@@ -37,8 +44,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         Some(bias) => product.broadcast_add(bias)?,
         None => product,
     };
-    let rank = x.rank();
-    product.reshape(Shape::from(&x.dims()[..rank - 1]).extend(&[outputs]))
+    product.reshape(shape)
 }
 
 /// One dot product an output, reading the BF16 weight once; decoding is bound by that reading.

@@ -23,6 +23,7 @@ use crate::{DType, Operand, Result, Shape, Storage, Tensor};
 pub use attention::{AttentionMask, attention};
 pub(crate) use elementwise::{Affine, Binary, Cast, Compare, Elu, Powf, Unary, WhereCond};
 pub use fused::{decomposed, set_decomposed, softmax_last_dim, swiglu};
+pub use indexing::embedding;
 pub(crate) use indexing::{Gather, IndexAdd, IndexSelect, Scatter};
 pub use linear::linear;
 pub(crate) use matmul::MatMul;

@@ -76,11 +76,63 @@ pub(super) fn rotary(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Resu
         if table.dim(D::Minus1)? == width { Ok(table) } else { Tensor::cat(&[&table, &table], D::Minus1) }
     };
     let (cos, sin) = (whole_rows(cos)?, whole_rows(sin)?);
+    let (heads, key_heads) = (q.dim(1)?, k.dim(1)?);
     let rotated = on_npu([q, k, &cos, &sin], |[(storage, layout), keys, cos, sin]| {
-        let rotated = storage.rotary(layout, keys, cos, sin, AttentionLayout::Bnsd)?;
+        let order = AttentionLayout::Bnsd;
+        if let Some(both) = side_by_side((storage, layout), keys)
+            && let Some(rotated) = storage.rotary_alone(&both, cos, sin, order)?
+        {
+            let rotated = tensor(rotated, both.dims());
+            return Ok(Some((rotated.narrow(1, 0, heads)?, rotated.narrow(1, heads, key_heads)?)));
+        }
+        let rotated = storage.rotary(layout, keys, cos, sin, order)?;
         Ok(rotated.map(|(query, key)| (tensor(query, q.dims()), tensor(key, k.dims()))))
     })?;
     Ok(rotated.flatten())
+}
+
+/// The layout of queries and keys `[B, H, S, D]` together, when the heads of the keys follow those of the queries in one
+/// storage, as those of a merged projection do.
+fn side_by_side(
+    (storage, layout): (&NpuStorage, &Layout),
+    (key_storage, key_layout): (&NpuStorage, &Layout),
+) -> Option<Layout> {
+    let (&[batch, heads, positions, width], &[key_batch, key_heads, ..]) = (layout.dims(), key_layout.dims()) else {
+        return None;
+    };
+    let follows = layout.start_offset() + heads * layout.stride()[1] == key_layout.start_offset();
+    let same = std::ptr::eq(storage, key_storage) && layout.stride() == key_layout.stride() && batch == key_batch;
+    (same && follows).then(|| {
+        let dims = (batch, heads + key_heads, positions, width);
+        Layout::new(dims.into(), layout.stride().to_vec(), layout.start_offset())
+    })
+}
+
+/// `x·Wᵀ + bias` in one launch, for `x` `[M, K]`.
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Option<Tensor>> {
+    let (rows, outputs) = (x.dim(0)?, weight.dim(0)?);
+    if x.elem_count() == 0 || outputs == 0 {
+        return Ok(None);
+    }
+    let transposed = weight.t()?;
+    on_npu([x, &transposed, bias], |[(storage, layout), weight, bias]| {
+        Ok(tensor(storage.addmm(layout, weight, bias)?, &[rows, outputs]))
+    })
+}
+
+/// Rows of `table` by `ids`.
+pub(super) fn embedding(table: &Tensor, ids: &Tensor) -> Result<Option<Tensor>> {
+    if table.rank() != 2 || ids.rank() != 1 || ids.elem_count() == 0 {
+        return Ok(None);
+    }
+    let (table_guard, ids_guard) = (table.storage(), ids.storage());
+    match (&*table_guard, &*ids_guard) {
+        (Storage::Npu(rows), Storage::Npu(at)) => {
+            let out = rows.embedding(table.layout(), at, ids.layout())?;
+            Ok(Some(tensor(out, &[ids.elem_count(), table.dim(1)?])))
+        }
+        _ => Ok(None),
+    }
 }
 
 pub(super) fn attention(

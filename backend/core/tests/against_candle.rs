@@ -3,6 +3,9 @@
 //! On the CPU only: an NPU lacks types that candle has (F64 products, for one), and `npu_*.rs` holds its primitives
 //! against candle type by type.
 
+// The closures in the macros give `?` in a body something to return from.
+#![allow(clippy::redundant_closure_call)]
+
 mod operands;
 
 use candle_ascend::{D, DType, Device, IndexOp as _};

@@ -136,4 +136,87 @@ acl_sys::c_enums! {
         HCCL_RECV = 1,
         HCCL_SEND_RECV_RESERVED = 2,
     }
+    CommAddrType {
+        COMM_ADDR_TYPE_RESERVED = -1,
+        COMM_ADDR_TYPE_IP_V4 = 0,
+        COMM_ADDR_TYPE_IP_V6 = 1,
+        COMM_ADDR_TYPE_ID = 2,
+        COMM_ADDR_TYPE_EID = 3,
+    }
+    CommEngine {
+        COMM_ENGINE_RESERVED = -1,
+        COMM_ENGINE_CPU = 0,
+        COMM_ENGINE_CPU_TS = 1,
+        COMM_ENGINE_AICPU = 2,
+        COMM_ENGINE_AICPU_TS = 3,
+        COMM_ENGINE_AIV = 4,
+        COMM_ENGINE_CCU = 5,
+    }
+    CommMemType {
+        COMM_MEM_TYPE_INVALID = -1,
+        COMM_MEM_TYPE_DEVICE = 0,
+        COMM_MEM_TYPE_HOST = 1,
+    }
+    CommProtocol {
+        COMM_PROTOCOL_RESERVED = -1,
+        COMM_PROTOCOL_HCCS = 0,
+        COMM_PROTOCOL_ROCE = 1,
+        COMM_PROTOCOL_PCIE = 2,
+        COMM_PROTOCOL_SIO = 3,
+        COMM_PROTOCOL_UB_CTP = 4,
+        COMM_PROTOCOL_UBC_CTP = 4,
+        COMM_PROTOCOL_UBC_TP = 5,
+        COMM_PROTOCOL_UB_MEM = 6,
+        COMM_PROTOCOL_UBOE = 7,
+        COMM_PROTOCOL_HCCS_ONLY = 8,
+        COMM_PROTOCOL_UB_RTP = 9,
+        COMM_PROTOCOL_UBG = 9,
+    }
+    CommTopo {
+        COMM_TOPO_RESERVED = -1,
+        COMM_TOPO_CLOS = 0,
+        COMM_TOPO_1DMESH = 1,
+        COMM_TOPO_910_93 = 2,
+        COMM_TOPO_310P = 3,
+        COMM_TOPO_A2AXSERVER = 4,
+        COMM_TOPO_CUSTOM = 5,
+    }
+    EndpointAttr {
+        ENDPOINT_ATTR_INVALID = -1,
+        ENDPOINT_ATTR_BW_COEFF = 0,
+        ENDPOINT_ATTR_DIE_ID = 1,
+        ENDPOINT_ATTR_LOCATION = 2,
+    }
+    EndpointLocType {
+        ENDPOINT_LOC_TYPE_RESERVED = -1,
+        ENDPOINT_LOC_TYPE_DEVICE = 0,
+        ENDPOINT_LOC_TYPE_HOST = 1,
+    }
+    HcclChannelConfigType {
+        HCCL_CHANNEL_CONFIG_TYPE_INVALID = -1,
+        HCCL_CHANNEL_CONFIG_TYPE_IS_SHARED_QUEUE = 0,
+        HCCL_CHANNEL_CONFIG_TYPE_SHARED_QUEUE_TAG = 1,
+    }
+    HcclDedicatedThreadType {
+        HCCL_DED_THREAD_TYPE_INVALID = -1,
+        HCCL_DED_THREAD_TYPE_AICPU_LAUNCH = 0,
+        HCCL_DED_THREAD_TYPE_AICPU_LAUNCH_GE = 1,
+        HCCL_DED_THREAD_TYPE_AICPU_ORDER_LAUNCH_OPBASE = 2,
+        HCCL_DED_THREAD_TYPE_AICPU_ORDER_LAUNCH_ACLGRAPH = 3,
+        HCCL_DED_THREAD_TYPE_AICPU_ORDER_LAUNCH_GE = 4,
+        HCCL_DED_THREAD_TYPE_AICPU_ORDER_LAUNCH_DEVICE = 5,
+    }
+    HcclHeterogMode {
+        HCCL_HETEROG_MODE_INVALID = -1,
+        HCCL_HETEROG_MODE_HOMOGENEOUS = 0,
+        HCCL_HETEROG_MODE_MIX_A2_A3 = 1,
+    }
+    ThreadResType {
+        THREAD_RES_TYPE_INVALID = -1,
+        THREAD_RES_TYPE_STREAM = 0,
+    }
+    ThreadType {
+        THREAD_TYPE_INVALID = -1,
+        THREAD_TYPE_TS = 0,
+    }
 }

@@ -1,7 +1,7 @@
 //! Raw declarations of HCCL, Huawei's collective communication library.
 //!
-//! The communicator and collective interface of `hccl.h` is declared ([`hccl_functions!`]); the interfaces that only
-//! authors of communication kernels use (channels, teams, rank graph) are not. Like `acl-sys`, this crate declares and
+//! Every function of CANN 8.1 and 9.1 is declared ([`hccl_functions!`]): the communicators and collectives of `hccl.h`,
+//! and what authors of communication kernels use (channels, teams, rank graph). Like `acl-sys`, this crate declares and
 //! loads, and decides nothing.
 
 pub mod enums;

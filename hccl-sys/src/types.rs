@@ -12,6 +12,18 @@ acl_sys::c_types! {
     /// Called when a communicator changes state.
     HcclCommStateCallback =
         Option<unsafe extern "C" fn(comm: HcclComm, state: HcclCommStatePhase, args: *mut c_void) -> HcclResult>;
+    /// A channel to another rank.
+    ChannelHandle = u64;
+    /// A thread of a communication engine.
+    ThreadHandle = u64;
+    /// Settings of a channel.
+    HcclChannelConfig = *mut c_void;
+    /// Registered memory.
+    HcclMemHandle = *mut c_void;
+    /// A team of ranks.
+    HcommTeamHandle = *mut u64;
+    /// A window of memory that a team shares.
+    HcommWindowHandle = *mut u64;
 }
 
 /// Value of a configuration item of the whole process.
@@ -68,6 +80,59 @@ acl_sys::c_structs! {
         hcclRetryParams: [c_char; 128], hcclBufferName: [c_char; 128], hcclQos: u32,
         hcclSymWinMaxMemSizePerRank: u64, hcclChannelSqDepth: u32,
     }
+    CommAbiHeader [16] { version: u32, magicWord: u32, size: u32, reserved: u32 }
+    CommMem [24] { type_: CommMemType, addr: *mut c_void, size: u64 }
+    EndpointDesc [160] { protocol: CommProtocol, commAddr: CommAddr, loc: EndpointLoc }
+    HcclKernelFuncInfo [528] {
+        kernelSoName: [c_char; 256], kernelFuncName: [c_char; 256], args: *mut c_void, argSize: u32,
+    }
+    HcclKernelLaunchCfg [128] { header: CommAbiHeader, timeOut: u64, reserved: [u8; 104] }
+    HcclTeamCreateChannelsDesc [48] {
+        header: CommAbiHeader, engine: CommEngine, notifyNum: u32, protocol: CommProtocol,
+        channelCnt: u32, reserved: [u32; 4],
+    }
+    HcclTeamCreateDesc [88] {
+        header: CommAbiHeader, rankIds: *const u32, rankNum: u32, selfRankId: u32, netLayer: u32,
+        protocol: CommProtocol, requirement: HcommTeamSyncMemRequirement, reserved: [u32; 4],
+    }
+    HcommTeamSyncMemRequirement [32] { signalCount: u32, counterCount: u32, barrierCount: u32, reserved: [u32; 5] }
+    ThreadConfig [32] { header: CommAbiHeader, notifyNumPerThread: u16, reserved: [u8; 14] }
+}
+
+/// Structures with a union that has no name in C: `raw` is as long as the union, which the caller fills in by the kind
+/// that the structure's other fields say.
+macro_rules! open_structs {
+    ($($name:ident [$size:literal] { $($field:ident : $ty:ty),* } $raw:ident : [$raw_ty:ty; $count:literal];)*) => {
+        $(
+            #[doc = concat!("C structure `", stringify!($name), "`, which ends in a union.")]
+            #[repr(C)]
+            #[derive(Clone, Copy)]
+            pub struct $name {
+                $(#[doc = concat!("C field `", stringify!($field), "`.")] pub $field: $ty,)*
+                /// The union, in elements of its alignment.
+                pub $raw: [$raw_ty; $count],
+            }
+            const _: () = assert!(size_of::<$name>() == $size);
+        )*
+        /// As [`STRUCTS`], of the structures that end in a union: their size and the fields before it.
+        pub const OPEN_STRUCTS: &[acl_sys::Struct] = &[$(
+            (stringify!($name), $size, &[$(
+                (stringify!($field), stringify!($ty), std::mem::offset_of!($name, $field))
+            ),*])
+        ),*];
+    };
+}
+
+open_structs! {
+    CommAddr [40] { type_: CommAddrType } raw: [u32; 9];
+    CommLink [464] { header: CommAbiHeader, srcEndpointDesc: EndpointDesc, dstEndpointDesc: EndpointDesc }
+        raw: [u32; 32];
+    EndpointLoc [64] { locType: EndpointLocType } raw: [u32; 15];
+    HcclChannelDesc [496] {
+        header: CommAbiHeader, remoteRank: u32, channelProtocol: CommProtocol, localEndpoint: EndpointDesc,
+        remoteEndpoint: EndpointDesc, notifyNum: u32, memHandles: *mut HcclMemHandle, memHandleNum: u32
+    } raw: [u64; 16];
+    HcclOpDesc [360] { header: CommAbiHeader, opDescType: u32, opName: [c_char; 256] } raw: [u64; 10];
 }
 
 /// What HCCL reads first in a [`HcclCommConfig`], to learn which of its fields the caller knew.

@@ -1,5 +1,8 @@
 //! The command line: what can be asked, with the words of `--help`.
 
+// Brackets in the help text are the usual notation for what may be left out, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 

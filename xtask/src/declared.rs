@@ -39,6 +39,7 @@ impl Declared {
         let mut declared = Self::default();
         declared.functions(hccl_sys::FUNCTIONS);
         declared.values(hccl_sys::TYPES, hccl_sys::ENUMS, hccl_sys::STRUCTS);
+        declared.values(&[], &[], hccl_sys::OPEN_STRUCTS);
         declared.constants(hccl_sys::CONSTANTS.iter().map(|(name, value)| (*name, i128::from(*value))));
         declared
     }

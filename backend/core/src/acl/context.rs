@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 /// One device in use; clones share it. All work goes to one stream, in the order of the calls.
 #[derive(Clone)]
@@ -64,7 +64,17 @@ pub(super) struct Inner {
     has_pending: AtomicBool,
 }
 
-static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+/// A context that is alive, or whose last user is gone and which is giving the device back.
+struct Opened {
+    id: u64,
+    api: Arc<Api>,
+    device: usize,
+    context: Weak<Inner>,
+}
+
+static OPEN: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+/// Rung when a context has left [`OPEN`].
+static CLOSED: Condvar = Condvar::new();
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
@@ -79,24 +89,28 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Context {
     /// Takes device `index` of `api` into use; a second call while the first is alive shares it.
+    ///
+    /// A context whose last user is gone resets the device, and with it the context that `aclrtSetDevice` gives to
+    /// everyone: so a new one begins only after that has ended.
     pub(crate) fn open(api: Arc<Api>, index: usize) -> Result<Self, Error> {
         let mut open = lock(&OPEN);
-        open.retain(|context| context.strong_count() > 0);
-        let same = |inner: &Arc<Inner>| Arc::ptr_eq(&inner.api, &api) && inner.device == index;
-        if let Some(inner) = open.iter().filter_map(Weak::upgrade).find(same) {
-            return Ok(Self(inner));
+        while let Some(same) = open.iter().find(|it| Arc::ptr_eq(&it.api, &api) && it.device == index) {
+            if let Some(inner) = same.context.upgrade() {
+                return Ok(Self(inner));
+            }
+            open = CLOSED.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
-        let inner = Arc::new(Inner::new(api, index)?);
-        open.push(Arc::downgrade(&inner));
+        let inner = Arc::new(Inner::new(api.clone(), index)?);
+        open.push(Opened { id: inner.id, api, device: index, context: Arc::downgrade(&inner) });
         Ok(Self(inner))
     }
 
-    /// Number of devices that the loaded CANN sees.
     /// Device `index` of the same CANN.
     pub(crate) fn sibling(&self, index: usize) -> Result<Self, Error> {
         Self::open(self.0.api.clone(), index)
     }
 
+    /// Number of devices that the loaded CANN sees.
     pub(crate) fn device_count(api: &Api) -> Result<usize, Error> {
         let mut count = 0u32;
         // SAFETY: writes one count through a valid pointer.
@@ -245,9 +259,8 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
-    /// The last user is gone: waits for the device and gives everything back. Nobody is left to hear of errors.
-    fn drop(&mut self) {
+    /// Waits for the device and gives everything back. Nobody is left to hear of errors.
+    fn close(&self) {
         if self.bind().is_err() {
             return;
         }
@@ -264,5 +277,14 @@ impl Drop for Inner {
         // SAFETY: pairs with the aclrtSetDevice of `new`.
         let _ = unsafe { acl.aclrtResetDevice(self.device as i32) };
         CURRENT.set(0);
+    }
+}
+
+impl Drop for Inner {
+    /// The last user is gone: who opens the device again has waited for this.
+    fn drop(&mut self) {
+        self.close();
+        lock(&OPEN).retain(|it| it.id != self.id);
+        CLOSED.notify_all();
     }
 }

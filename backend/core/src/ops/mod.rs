@@ -1,8 +1,8 @@
 //! Operators, one file a family. What belongs to an operator (its checks, shape rule, launch on each device,
 //! decomposition) is a small type here; a method of [`Tensor`] only names it.
 //!
-//! [`apply`] is the one door through which primitives run, so that recording for gradients has one place to go:
-//! an [`Operator`] is a value that can be kept, with its operands, and gains a `backward` beside its `launch`.
+//! `apply` is the one door through which primitives run, so that recording for gradients has one place to go:
+//! an `Operator` is a value that can be kept, with its operands, and gains a `backward` beside its `launch`.
 
 pub mod attention;
 mod cpu;

@@ -82,7 +82,6 @@ acl_sys::c_structs! {
     }
     CommAbiHeader [16] { version: u32, magicWord: u32, size: u32, reserved: u32 }
     CommMem [24] { type_: CommMemType, addr: *mut c_void, size: u64 }
-    EndpointDesc [160] { protocol: CommProtocol, commAddr: CommAddr, loc: EndpointLoc }
     HcclKernelFuncInfo [528] {
         kernelSoName: [c_char; 256], kernelFuncName: [c_char; 256], args: *mut c_void, argSize: u32,
     }
@@ -127,6 +126,7 @@ open_structs! {
     CommAddr [40] { type_: CommAddrType } raw: [u32; 9];
     CommLink [464] { header: CommAbiHeader, srcEndpointDesc: EndpointDesc, dstEndpointDesc: EndpointDesc }
         raw: [u32; 32];
+    EndpointDesc [160] { protocol: CommProtocol, commAddr: CommAddr, loc: EndpointLoc } raw: [u32; 13];
     EndpointLoc [64] { locType: EndpointLocType } raw: [u32; 15];
     HcclChannelDesc [496] {
         header: CommAbiHeader, remoteRank: u32, channelProtocol: CommProtocol, localEndpoint: EndpointDesc,

@@ -257,7 +257,6 @@ impl Inner {
             largest_in_use: sizes.into_iter().take(3).collect(),
         }))
     }
-}
 
     /// Waits for the device and gives everything back. Nobody is left to hear of errors.
     fn close(&self) {

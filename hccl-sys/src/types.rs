@@ -81,6 +81,11 @@ acl_sys::c_structs! {
         hcclSymWinMaxMemSizePerRank: u64, hcclChannelSqDepth: u32,
     }
     CommAbiHeader [16] { version: u32, magicWord: u32, size: u32, reserved: u32 }
+    // `union)` is how the facts spell the type of a union that has no name.
+    CommLink [464] {
+        header: CommAbiHeader, srcEndpointDesc: EndpointDesc, dstEndpointDesc: EndpointDesc,
+        linkAttr: [u32; 32] as "union)",
+    }
     CommMem [24] { type_: CommMemType, addr: *mut c_void, size: u64 }
     HcclKernelFuncInfo [528] {
         kernelSoName: [c_char; 256], kernelFuncName: [c_char; 256], args: *mut c_void, argSize: u32,
@@ -124,8 +129,6 @@ macro_rules! open_structs {
 
 open_structs! {
     CommAddr [40] { type_: CommAddrType } raw: [u32; 9];
-    CommLink [464] { header: CommAbiHeader, srcEndpointDesc: EndpointDesc, dstEndpointDesc: EndpointDesc }
-        raw: [u32; 32];
     EndpointDesc [160] { protocol: CommProtocol, commAddr: CommAddr, loc: EndpointLoc } raw: [u32; 13];
     EndpointLoc [64] { locType: EndpointLocType } raw: [u32; 15];
     HcclChannelDesc [496] {

@@ -26,7 +26,8 @@ fn accuracy(device: &Device, dtype: DType, cases: &[(String, String)]) -> f64 {
     let options = GenerateOptions { max_tokens: 96, ..Default::default() };
     let right = cases.iter().filter(|(question, answer)| {
         let prompt = generator.chat(&[Message::new("user", question)], true).expect("the demo model has a template");
-        let done = generator.generate(&prompt.tokens, &options, &AtomicBool::new(false), &mut |_| Ok(())).expect("an answer");
+        let done =
+            generator.generate(&prompt.tokens, &options, &AtomicBool::new(false), &mut |_| Ok(())).expect("an answer");
         done.text.contains("</think>") && done.text.lines().last() == Some(answer)
     });
     right.count() as f64 / cases.len() as f64

@@ -55,14 +55,20 @@ fn arg(rng: &mut StdRng, kind: &str, common: &[usize], tensor_type: DType) -> Ar
             Arg::Out(dtype, shape)
         }
         "InList" => Arg::InList((0..rng.random_range(0..4)).map(|_| spec(rng, common, tensor_type)).collect()),
-        "OutList" | "OutListC" => Arg::OutList((0..rng.random_range(0..4)).map(|_| out(rng, common, tensor_type)).collect()),
+        "OutList" | "OutListC" => {
+            Arg::OutList((0..rng.random_range(0..4)).map(|_| out(rng, common, tensor_type)).collect())
+        }
         "Scalar" => Arg::Scalar(dtype(rng), small(rng) as f64),
         "Scalars" => Arg::Scalars(DType::F32, vec![small(rng) as f64; 2]),
         "Ints" | "IntsMut" => Arg::Ints((0..rng.random_range(0..4)).map(|_| small(rng)).collect()),
         "Bools" => Arg::Bools((0..rng.random_range(0..4)).map(|_| rng.random_bool(0.5)).collect()),
         "Floats" => Arg::Floats(vec![small(rng) as f32; 2]),
-        "Str" | "StrMut" => Arg::Str(["BSH", "BNSD", "BSND", "TND", "mean", "none", "half", "", "?"].choose(rng).expect("not empty")),
-        "F64" | "F32" => Arg::Float([0.0, 1e-6, 1.0, -1.0, f64::NAN, f64::INFINITY].choose(rng).copied().expect("not empty")),
+        "Str" | "StrMut" => {
+            Arg::Str(["BSH", "BNSD", "BSND", "TND", "mean", "none", "half", "", "?"].choose(rng).expect("not empty"))
+        }
+        "F64" | "F32" => {
+            Arg::Float([0.0, 1e-6, 1.0, -1.0, f64::NAN, f64::INFINITY].choose(rng).copied().expect("not empty"))
+        }
         "Bool" => Arg::Bool(rng.random_bool(0.5)),
         "DType" => Arg::DType(dtype(rng)),
         _ => Arg::Int(if rng.random_bool(0.05) { i64::MIN } else { small(rng) }),

@@ -23,7 +23,8 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(&root().join(folder), &mut found);
     found.sort();
-    let relative = |path: &Path| path.strip_prefix(root()).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let relative =
+        |path: &Path| path.strip_prefix(root()).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     found.into_iter().map(|path| (relative(&path), fs::read_to_string(&path).unwrap_or_default())).collect()
 }
 
@@ -52,13 +53,17 @@ fn places(files: &[(String, String)], words: &[&str]) -> Vec<String> {
 #[test]
 fn only_tools_and_tests_name_the_simulator() {
     let product = ["acl-sys/src", "hccl-sys/src", "backend", "models/src", "engine/src", "conformance/src"];
-    let files: Vec<_> = product.iter().flat_map(|folder| sources(folder)).filter(|(path, _)| !path.contains("/tests/")).collect();
+    let files: Vec<_> =
+        product.iter().flat_map(|folder| sources(folder)).filter(|(path, _)| !path.contains("/tests/")).collect();
     assert_none("a product crate names cann-sim", places(&files, &["cann_sim", "if simulated", "is_simulated"]));
 }
 
 #[test]
 fn the_simulator_imports_nothing_above_the_sys_crates() {
-    assert_none("cann-sim imports a crate above it", places(&sources("cann-sim/src"), &["candle", "npu_models", "npu_engine"]));
+    assert_none(
+        "cann-sim imports a crate above it",
+        places(&sources("cann-sim/src"), &["candle", "npu_models", "npu_engine"]),
+    );
 }
 
 #[test]
@@ -72,7 +77,18 @@ fn unsafe_stays_at_the_ffi_edge() {
 
 #[test]
 fn models_name_no_device() {
-    let words = ["Device::Npu", "Device::Cuda", "Device::Cpu", "NpuDevice", "CudaDevice", "acl_sys", "npu_engine", "is_cuda", "is_npu", "is_cpu"];
+    let words = [
+        "Device::Npu",
+        "Device::Cuda",
+        "Device::Cpu",
+        "NpuDevice",
+        "CudaDevice",
+        "acl_sys",
+        "npu_engine",
+        "is_cuda",
+        "is_npu",
+        "is_cpu",
+    ];
     assert_none("a model names a device", places(&sources("models/src"), &words));
 }
 
@@ -80,7 +96,8 @@ fn models_name_no_device() {
 fn files_stay_readable() {
     // The two tables are one row an item and are read by searching, not from top to bottom.
     let tables = ["acl-sys/src/aclnn.rs", "acl-sys/src/runtime.rs", "acl-sys/src/error.rs", "acl-sys/src/enums.rs"];
-    let long = sources(".").into_iter().filter(|(path, text)| text.lines().count() > 600 && !tables.contains(&path.as_str()));
+    let long =
+        sources(".").into_iter().filter(|(path, text)| text.lines().count() > 600 && !tables.contains(&path.as_str()));
     assert_none("files over 600 lines", long.map(|(path, text)| format!("{path}: {}", text.lines().count())).collect());
 }
 
@@ -94,7 +111,10 @@ fn no_placeholders_and_no_ignored_tests() {
 fn the_readme_claims_no_card() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     let table: Vec<_> = readme.lines().filter(|line| line.starts_with('|')).collect();
-    let header = table.iter().find(|line| line.contains("simulator") && line.contains("card")).expect("a support table with a card column");
+    let header = table
+        .iter()
+        .find(|line| line.contains("simulator") && line.contains("card"))
+        .expect("a support table with a card column");
     let column = header.split('|').position(|cell| cell.contains("card")).expect("card column");
     for row in table.iter().skip_while(|line| *line != header).skip(2) {
         let cell = row.split('|').nth(column).unwrap_or("").trim();

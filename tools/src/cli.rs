@@ -117,7 +117,6 @@ pub struct InferArgs {
     /// Print one JSON report instead of streamed text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-
 }
 
 #[derive(Debug, Args)]

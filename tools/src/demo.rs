@@ -13,7 +13,8 @@ const FILES: &[(&str, &[u8])] =
 /// Lays the demo model out as a checkpoint folder, which vanishes when the returned value is dropped: so it is loaded
 /// by the very code that loads a user's checkpoint.
 pub fn unpack() -> Result<TempDir> {
-    let folder = tempfile::Builder::new().prefix("npu-run-demo-").tempdir().context("making a folder for the demo model")?;
+    let folder =
+        tempfile::Builder::new().prefix("npu-run-demo-").tempdir().context("making a folder for the demo model")?;
     for (name, bytes) in FILES {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;

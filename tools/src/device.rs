@@ -69,7 +69,8 @@ pub fn open(args: &DeviceArgs) -> Result<Opened> {
 }
 
 fn npu(args: &DeviceArgs, index: usize) -> Result<Opened> {
-    let device = NpuDevice::installed(index, args.cann_home.as_deref()).with_context(|| format!("opening npu:{index} (an NPU that is not there is --device sim)"))?;
+    let device = NpuDevice::installed(index, args.cann_home.as_deref())
+        .with_context(|| format!("opening npu:{index} (an NPU that is not there is --device sim)"))?;
     let line = format!("npu:{index}: {}", device.source());
     Ok(Opened { device: Device::Npu(device), line })
 }

@@ -5,7 +5,9 @@ use crate::device::{self, Opened};
 use crate::model::{self, Folder};
 use crate::{progress, report};
 use anyhow::{Context, Result, bail};
-use npu_engine::{EncodedPrompt, GenerateOptions, Generation, Generator, Message, SamplingOptions, Segment, StopReason, ThinkParser};
+use npu_engine::{
+    EncodedPrompt, GenerateOptions, Generation, Generator, Message, SamplingOptions, Segment, StopReason, ThinkParser,
+};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -42,14 +44,21 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
 
     let encoded = encode(args, &generator, &prompt)?;
-    let options = GenerateOptions { max_tokens: args.max_tokens, sampling: sampling(args, &generator), ignore_eos: false };
+    let options =
+        GenerateOptions { max_tokens: args.max_tokens, sampling: sampling(args, &generator), ignore_eos: false };
     let abort = on_interrupt()?;
     let mut screen = Screen::new(encoded.thinking, args.json);
     let generation = generator.generate(&encoded.tokens, &options, &abort, &mut |piece| screen.show(piece))?;
     screen.finish()?;
     if args.json {
         let model = folder.name();
-        report::json(&Report { model, device: &line, dtype: dtype.as_str(), prompt: &encoded.text, generation: &generation })?;
+        report::json(&Report {
+            model,
+            device: &line,
+            dtype: dtype.as_str(),
+            prompt: &encoded.text,
+            generation: &generation,
+        })?;
     } else {
         eprintln!("{}", report::dimmed(&format!("{}{}", generation.stats, ending(generation.stop))));
     }

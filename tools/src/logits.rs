@@ -57,7 +57,10 @@ pub fn run(args: &LogitsArgs) -> Result<ExitCode> {
     if args.json {
         report::json(&report)?;
     } else {
-        println!("logits {:?} of {} on {} in {} → {}", report.logits, report.model, report.device, report.dtype, report.output);
+        println!(
+            "logits {:?} of {} on {} in {} → {}",
+            report.logits, report.model, report.device, report.dtype, report.output
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -67,7 +70,9 @@ fn read_rows(path: &Path) -> Result<Vec<Vec<u32>>> {
     let name = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("reading {name}"))?;
     let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{name} is not a safetensors file"))?;
-    let ids = file.tensor("input_ids").with_context(|| format!("{name}: wanted a tensor input_ids, got {:?}", file.names()))?;
+    let ids = file
+        .tensor("input_ids")
+        .with_context(|| format!("{name}: wanted a tensor input_ids, got {:?}", file.names()))?;
     let &[batch, length] = ids.shape() else { bail!("{name}: input_ids has shape {:?}, wanted [B, T]", ids.shape()) };
     if batch == 0 || length == 0 {
         bail!("{name}: input_ids has shape {:?}, which holds no token", ids.shape());
@@ -87,9 +92,13 @@ fn read_rows(path: &Path) -> Result<Vec<Vec<u32>>> {
 fn write(path: &Path, logits: &Tensor, greedy: Option<&[Vec<u32>]>) -> Result<()> {
     let bytes: Vec<u8> = logits.flatten_all()?.to_vec1::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut tensors = vec![("logits", TensorView::new(Dtype::F32, logits.dims().to_vec(), &bytes)?)];
-    let tokens: Vec<u8> = greedy.unwrap_or_default().iter().flatten().flat_map(|&t| i64::from(t).to_le_bytes()).collect();
+    let tokens: Vec<u8> =
+        greedy.unwrap_or_default().iter().flatten().flat_map(|&t| i64::from(t).to_le_bytes()).collect();
     if let Some(rows) = greedy {
-        tensors.push(("greedy", TensorView::new(Dtype::I64, vec![rows.len(), rows.first().map_or(0, Vec::len)], &tokens)?));
+        tensors.push((
+            "greedy",
+            TensorView::new(Dtype::I64, vec![rows.len(), rows.first().map_or(0, Vec::len)], &tokens)?,
+        ));
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let saving = || -> Result<()> {

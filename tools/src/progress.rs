@@ -18,6 +18,7 @@ pub fn steps(what: &'static str, count: usize, quiet: bool) -> ProgressBar {
 fn bar(what: &'static str, quiet: bool, template: &str) -> ProgressBar {
     let hidden = quiet || !std::io::stderr().is_terminal();
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template(template).expect("the template is a constant of this file").progress_chars("=> ");
+    let style =
+        ProgressStyle::with_template(template).expect("the template is a constant of this file").progress_chars("=> ");
     ProgressBar::with_draw_target(Some(0), target).with_style(style).with_message(what)
 }

@@ -136,7 +136,11 @@ fn no_weights_at_all() {
 fn unknown_architecture() {
     let folder = spoiled("qwen2-tiny", |f| {
         let text = fs::read_to_string(f.join("config.json")).unwrap();
-        fs::write(f.join("config.json"), text.replace("Qwen2ForCausalLM", "ElephantForCausalLM").replace("\"qwen2\"", "\"elephant\"")).unwrap();
+        fs::write(
+            f.join("config.json"),
+            text.replace("Qwen2ForCausalLM", "ElephantForCausalLM").replace("\"qwen2\"", "\"elephant\""),
+        )
+        .unwrap();
     });
     logits(folder.path()).refused(&["ElephantForCausalLM", "Qwen2ForCausalLM"]);
 }
@@ -187,7 +191,8 @@ fn out_of_device_memory() {
 }
 
 fn with_env(name: &str, value: &str, args: &[&str]) -> common::Ran {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_npu-run")).args(args).env(name, value).output().unwrap();
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_npu-run")).args(args).env(name, value).output().unwrap();
     common::Ran {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

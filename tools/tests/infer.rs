@@ -34,7 +34,19 @@ fn one_json_report() {
 #[test]
 fn the_same_seed_gives_the_same_text() {
     let run = |seed: &str| {
-        let args = ["infer", "9 + 9", "--device", "cpu", "--raw", "--temperature", "1.5", "--max-tokens", "40", "--seed", seed];
+        let args = [
+            "infer",
+            "9 + 9",
+            "--device",
+            "cpu",
+            "--raw",
+            "--temperature",
+            "1.5",
+            "--max-tokens",
+            "40",
+            "--seed",
+            seed,
+        ];
         npu_run(&args, b"").ok().stdout
     };
     assert_eq!(run("7"), run("7"));
@@ -53,18 +65,33 @@ fn logits_are_those_of_transformers() {
     let folder = tempfile::tempdir().unwrap();
     let golden = std::fs::read(fixture("qwen3-tiny").join("golden.safetensors")).unwrap();
     let golden = SafeTensors::deserialize(&golden).unwrap();
-    let f32s = |bytes: &[u8]| -> Vec<f32> { bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect() };
+    let f32s = |bytes: &[u8]| -> Vec<f32> {
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
     for device in ["cpu", "sim"] {
         let output = folder.path().join(device);
         let input = fixture("qwen3-tiny").join("golden.safetensors");
         let (model, output_text) = (fixture("qwen3-tiny"), output.to_str().unwrap());
-        let args = ["logits", "--device", device, "--dtype", "f32", "--greedy", "16", "--json", "--model", model.to_str().unwrap()];
-        let ran = npu_run(&[&args[..], &["--input", input.to_str().unwrap(), "--output", output_text]].concat(), b"").ok();
+        let args = [
+            "logits",
+            "--device",
+            device,
+            "--dtype",
+            "f32",
+            "--greedy",
+            "16",
+            "--json",
+            "--model",
+            model.to_str().unwrap(),
+        ];
+        let ran =
+            npu_run(&[&args[..], &["--input", input.to_str().unwrap(), "--output", output_text]].concat(), b"").ok();
         let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
         assert_eq!(report["logits"], serde_json::json!([2, 96, 512]));
         let bytes = std::fs::read(&output).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let (got, wanted) = (f32s(file.tensor("logits").unwrap().data()), f32s(golden.tensor("logits").unwrap().data()));
+        let (got, wanted) =
+            (f32s(file.tensor("logits").unwrap().data()), f32s(golden.tensor("logits").unwrap().data()));
         let worst = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         // The bound that other frameworks are held to: f32 sums in another order.
         assert!(worst <= 2e-3, "{device}: {worst}");
@@ -79,7 +106,11 @@ fn smoke_passes_on_the_simulator() {
     let ran = npu_run(&["smoke", "--device", "sim", "--json"], b"").ok();
     let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON value");
     assert_eq!(report["passed"], true);
-    assert!(report["operators"].as_array().unwrap().len() > 200, "operators: {}", report["operators"].as_array().unwrap().len());
+    assert!(
+        report["operators"].as_array().unwrap().len() > 200,
+        "operators: {}",
+        report["operators"].as_array().unwrap().len()
+    );
     assert!(report["checks"].as_array().unwrap().iter().any(|check| check["name"] == "HCCL"));
 }
 

@@ -28,6 +28,7 @@ mod storage;
 mod tensor;
 mod var;
 
+pub use acl::register_simulator;
 pub use candle_core::{
     Context, CpuStorage, CpuStorageRef, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType,
     DTypeParseError, Error, FloatDType, IntDType, Layout, NdArray, Result, Shape, ToUsize2, WithDType, bail,
@@ -36,7 +37,6 @@ pub use candle_core::{error, layout, scalar, shape};
 pub use device::{Device, DeviceLocation};
 pub use indexer::{IndexOp, TensorIndexer};
 pub use module::{Module, ModuleT};
-pub use acl::register_simulator;
 pub use npu::{NpuDevice, NpuStorage};
 pub use storage::{Operand, Storage};
 pub use tensor::{Tensor, TensorId, TensorOrScalar, TensorScalar};

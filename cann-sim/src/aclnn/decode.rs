@@ -64,7 +64,9 @@ macro_rules! decoders {
 
 /// `Some(decoded)` unless the pointer is null.
 macro_rules! optional {
-    ($v:ident, $e:expr) => { if $v.is_null() { Ok(None) } else { $e.map(Some) } };
+    ($v:ident, $e:expr) => {
+        if $v.is_null() { Ok(None) } else { $e.map(Some) }
+    };
 }
 
 decoders! {

@@ -3,9 +3,9 @@
 use super::call::{Call, Executor, Kernel};
 use super::decode::Decode;
 use super::meta;
+use crate::ops;
 use crate::runtime::launch;
 use crate::status::{Result, report};
-use crate::ops;
 use acl_sys::aclnn::kind;
 use acl_sys::error::*;
 use acl_sys::{aclOpExecutor, aclnnStatus, aclrtStream};
@@ -14,7 +14,9 @@ use std::ffi::c_void;
 
 /// The first phase, common to all operators: check where the results go, run the operator's checks, leave an executor.
 fn first_phase(
-    op: &'static str, workspace_size: *mut u64, executor: *mut *mut aclOpExecutor,
+    op: &'static str,
+    workspace_size: *mut u64,
+    executor: *mut *mut aclOpExecutor,
     plan: impl FnOnce(&mut Call) -> Result<Kernel>,
 ) -> aclnnStatus {
     crate::status::call(op, || {
@@ -34,7 +36,11 @@ fn first_phase(
 }
 
 fn second_phase(
-    op: &'static str, workspace: *mut c_void, workspace_size: u64, executor: *mut aclOpExecutor, stream: aclrtStream,
+    op: &'static str,
+    workspace: *mut c_void,
+    workspace_size: u64,
+    executor: *mut aclOpExecutor,
+    stream: aclrtStream,
 ) -> aclnnStatus {
     report(op, launch::operator(op, workspace as u64, workspace_size, executor, stream))
 }

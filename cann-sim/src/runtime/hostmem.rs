@@ -23,7 +23,8 @@ struct State {
     resting: VecDeque<u64>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { live: BTreeMap::new(), freed: BTreeMap::new(), resting: VecDeque::new() });
+static STATE: Mutex<State> =
+    Mutex::new(State { live: BTreeMap::new(), freed: BTreeMap::new(), resting: VecDeque::new() });
 
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|e| e.into_inner())

@@ -75,7 +75,12 @@ fn page_locked_memory_that_is_freed_too_early_is_named() {
         assert_eq!(acl.aclrtMemcpyAsync(pinned, 64, block, 64, ACL_MEMCPY_DEVICE_TO_HOST, stream), Ok(0));
         assert_eq!(acl.aclrtFreeHost(pinned), Ok(0));
         let code = acl.aclrtSynchronizeStream(stream).unwrap();
-        refused(acl, code, ACL_ERROR_RT_PARAM_INVALID, &["aclrtMemcpyAsync: dst", "freed by aclrtFreeHost before the copy ran"]);
+        refused(
+            acl,
+            code,
+            ACL_ERROR_RT_PARAM_INVALID,
+            &["aclrtMemcpyAsync: dst", "freed by aclrtFreeHost before the copy ran"],
+        );
         assert_eq!(acl.aclrtDestroyStream(stream), Ok(0));
     }
     free(acl, block);

@@ -90,7 +90,12 @@ fn copies(context: &Context) -> Result<String> {
     let wrong = data.iter().zip(&back).position(|(a, b)| a != b);
     ensure!(wrong.is_none(), "byte {} came back changed", wrong.unwrap_or_default());
     let rate = |time: std::time::Duration| SIZE as f64 / time.as_secs_f64() / 1e9;
-    Ok(format!("host to device {:.1} GB/s, device to host {:.1}, within the device {:.1}", rate(up), rate(down), rate(across)))
+    Ok(format!(
+        "host to device {:.1} GB/s, device to host {:.1}, within the device {:.1}",
+        rate(up),
+        rate(down),
+        rate(across)
+    ))
 }
 
 /// A square product in the type that the device is built for, checked in one corner, with its rate by the wall clock.
@@ -99,7 +104,10 @@ pub fn matmul_rate(device: &Device) -> Check {
         Device::Cpu => (512, DType::F32),
         _ => (1024, DType::BF16),
     };
-    Check::new(format!("matmul {size}³ {}", dtype.as_str()), product(device, size, dtype).context("multiplying matrices"))
+    Check::new(
+        format!("matmul {size}³ {}", dtype.as_str()),
+        product(device, size, dtype).context("multiplying matrices"),
+    )
 }
 
 fn product(device: &Device, size: usize, dtype: DType) -> Result<String> {

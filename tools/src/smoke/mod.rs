@@ -89,7 +89,14 @@ fn print(report: &Report) {
     for line in &report.operators {
         let time = format!("{:.1} µs", line.microseconds);
         let share = format!("{:.2}", line.of_tolerance);
-        table.row([line.name.clone(), mark(line.failed == 0).into(), line.cases.to_string(), format!("{:.2e}", line.max_error), share, time]);
+        table.row([
+            line.name.clone(),
+            mark(line.failed == 0).into(),
+            line.cases.to_string(),
+            format!("{:.2e}", line.max_error),
+            share,
+            time,
+        ]);
     }
     println!("{table}");
     for line in &report.operators {
@@ -101,12 +108,14 @@ fn print(report: &Report) {
         reasons.sort_unstable();
         reasons.dedup();
         for reason in reasons {
-            let names: Vec<&str> = report.not_run.iter().filter(|n| n.reason == reason).map(|n| n.name.as_str()).collect();
+            let names: Vec<&str> =
+                report.not_run.iter().filter(|n| n.reason == reason).map(|n| n.name.as_str()).collect();
             println!("  {reason}: {}", names.join(", "));
         }
         println!();
     }
-    let failed = report.operators.iter().filter(|o| o.failed > 0).count() + report.checks.iter().filter(|c| !c.passed).count();
+    let failed =
+        report.operators.iter().filter(|o| o.failed > 0).count() + report.checks.iter().filter(|c| !c.passed).count();
     let cases: usize = report.operators.iter().map(|o| o.cases).sum();
     match failed {
         0 => println!("passed: {} checks, {} operators, {cases} cases", report.checks.len(), report.operators.len()),

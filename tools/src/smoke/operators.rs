@@ -42,7 +42,10 @@ pub fn rows(context: &Context, filter: &str, quiet: bool) -> (Vec<Line>, Vec<Not
         let of_row: Vec<&Case> = all.iter().filter(|case| case.row == row.name).collect();
         let absent = missing.iter().any(|name| *name == format!("aclnn{}", row.name));
         match (absent, of_row.is_empty()) {
-            (true, _) => not_run.push(NotRun { name: row.name.into(), reason: format!("this CANN lacks it (CANN {} has it)", row.since) }),
+            (true, _) => not_run.push(NotRun {
+                name: row.name.into(),
+                reason: format!("this CANN lacks it (CANN {} has it)", row.since),
+            }),
             (false, true) => not_run.push(NotRun { name: row.name.into(), reason: reason(row).into() }),
             (false, false) => lines.push(line(row.name, of_row.iter().map(|case| run_row(context, case)))),
         }
@@ -75,8 +78,15 @@ pub fn tensors(device: &Device, filter: &str, quiet: bool) -> Vec<Line> {
 }
 
 fn line(name: &str, outcomes: impl Iterator<Item = Result<Outcome, Failure>>) -> Line {
-    let mut line =
-        Line { name: name.into(), cases: 0, failed: 0, max_error: 0.0, of_tolerance: 0.0, microseconds: 0.0, failures: Vec::new() };
+    let mut line = Line {
+        name: name.into(),
+        cases: 0,
+        failed: 0,
+        max_error: 0.0,
+        of_tolerance: 0.0,
+        microseconds: 0.0,
+        failures: Vec::new(),
+    };
     for outcome in outcomes {
         line.cases += 1;
         match outcome {

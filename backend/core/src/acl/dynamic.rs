@@ -1,10 +1,10 @@
 //! Calling a row of the operator table by its name, with arguments that are data: what the conformance suite and
 //! `npu-run smoke` need, which walk the table. Code that knows its operator uses [`launch`](super::launch).
 
+use super::Error;
 use super::context::Context;
 use super::launch::{Arg, phases};
 use super::tensor::{IntArray, Scalar, TensorDesc, TensorList};
-use super::Error;
 use acl_sys::aclnn::kind;
 use acl_sys::loader::op;
 use acl_sys::{Operator, aclBoolArray, aclFloatArray, aclScalarList};

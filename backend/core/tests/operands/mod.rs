@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 pub fn devices() -> Vec<Device> {
     static NPU: OnceLock<Device> = OnceLock::new();
     let npu = NPU.get_or_init(|| {
-        candle_ascend::register_simulator(|_| Ok(Arc::new(cann_sim::Embedded::new().map_err(|status| status.message)?)));
+        candle_ascend::register_simulator(|_| {
+            Ok(Arc::new(cann_sim::Embedded::new().map_err(|status| status.message)?))
+        });
         Device::new_sim("", 0).expect("the simulated NPU opens")
     });
     vec![Device::Cpu, npu.clone()]

@@ -154,7 +154,11 @@ impl Copy {
 fn host_view(address: u64, length: usize, access: Access, site: &Site, which: &str) -> Result<*mut u8> {
     if memory::owner(address).is_none() {
         let freed = hostmem::is_freed(address);
-        ensure!(!freed, ACL_ERROR_RT_PARAM_INVALID, "{which}: {address:#x} was freed by aclrtFreeHost before the copy ran");
+        ensure!(
+            !freed,
+            ACL_ERROR_RT_PARAM_INVALID,
+            "{which}: {address:#x} was freed by aclrtFreeHost before the copy ran"
+        );
         return Ok(std::ptr::with_exposed_provenance_mut(address as usize));
     }
     memory::resolve(address, length, access, site)

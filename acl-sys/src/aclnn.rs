@@ -295,6 +295,8 @@ macro_rules! aclnn_operators {
 
             // rope
             RotaryPositionEmbedding [transformer "9.1" sim] (x: In, cos: In, sin: In, mode: I64, out: Out);
+            RotaryPositionEmbeddingGrad [transformer "9.1" refuse] (dy: In, cos: In, sin: In, x: Opt, mode: I64, dx_out: OutC, dcos_out: OutC, dsin_out: OutC);
+            KvRmsNormRopeCache [transformer "9.1" refuse] (kv: In, gamma: In, cos: In, sin: In, index: In, k_cache_ref: Ref, ckv_cache_ref: Ref, k_rope_scale: Opt, c_kv_scale: Opt, k_rope_offset: Opt, c_kv_offset: Opt, epsilon: F64, cache_mode: OptStrMut, is_output_kv: Bool, k_rope_out: OutC, c_kv_out: OutC);
             ApplyRotaryPosEmb [transformer "8.1" sim] (query_ref: Ref, key_ref: Ref, cos: In, sin: In, layout: I64);
             ApplyRotaryPosEmbV2 [transformer "9.1" sim] (query_ref: Ref, key_ref: Ref, cos: In, sin: In, layout: I64, rotary_mode: StrMut);
             InterleaveRope [transformer "9.1" refuse] (x: In, cos: In, sin: In, out: Out);

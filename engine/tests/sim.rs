@@ -39,6 +39,11 @@ fn greedy_tokens_and_counters() {
         if dtype == DType::F32 {
             assert_eq!(answer.tokens, row("greedy"));
         }
+        // What the first answer took from the device serves the second: nothing more is allocated.
+        let mallocs = || device.as_npu_device().expect("an NPU").counters().mallocs;
+        let before = mallocs();
+        generator.generate(&row("input_ids"), &options, &abort, &mut |_| Ok(())).expect("a second answer");
+        assert_eq!(mallocs(), before, "{}: device allocations of a second answer", dtype.as_str());
         let stats = answer.stats;
         println!("{}: {stats}", dtype.as_str());
         let launches = stats.launches_per_token.expect("an NPU counts launches");

@@ -163,3 +163,29 @@ fn an_interrupt_ends_cleanly() {
     assert_eq!(status.code(), Some(130), "{rest}");
     assert!(rest.contains("interrupted"), "{rest}");
 }
+
+#[test]
+fn smoke_passes_on_the_cpu() {
+    let ran = npu_run(&["smoke", "--device", "cpu", "--json"], b"").ok();
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON value");
+    assert_eq!(report["passed"], true);
+    assert!(report["operators"].as_array().unwrap().len() > 40, "{report}");
+}
+
+/// Sums in `f64` round once: the answer is the reference's. Sums in `f32` differ from it in their last places.
+#[test]
+fn exact_numerics_are_exact() {
+    let error = |numerics: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_npu-run"))
+            .args(["smoke", "--device", "sim", "--filter", "Mm", "--json"])
+            .env("CANN_SIM_NUMERICS", numerics)
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
+        report["operators"].as_array().unwrap().iter().find(|o| o["name"] == "Mm").unwrap()["max_error"]
+            .as_f64()
+            .unwrap()
+    };
+    assert_eq!(error("exact"), 0.0);
+    assert!(error("") > 0.0, "the ordinary product is not summed in f64");
+}

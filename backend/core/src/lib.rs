@@ -18,6 +18,7 @@
 //! and [`Tensor`].
 
 pub mod acl;
+pub mod autograd;
 mod device;
 mod indexer;
 mod module;
@@ -29,6 +30,7 @@ mod tensor;
 mod var;
 
 pub use acl::register_simulator;
+pub use autograd::no_grad;
 pub use candle_core::{
     Context, CpuStorage, CpuStorageRef, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType,
     DTypeParseError, Error, FloatDType, IntDType, Layout, NdArray, Result, Shape, ToUsize2, WithDType, bail,
@@ -41,6 +43,11 @@ pub use npu::{NpuDevice, NpuStorage};
 pub use storage::{Operand, Storage};
 pub use tensor::{Tensor, TensorId, TensorOrScalar, TensorScalar};
 pub use var::Var;
+
+/// Gradients, under candle's name.
+pub mod backprop {
+    pub use crate::autograd::GradStore;
+}
 
 /// Operator markers of candle, as `candle_core::op` has them.
 pub mod op {

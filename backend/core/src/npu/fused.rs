@@ -47,19 +47,19 @@ const SHARED_HEADS: usize = 64;
 const ALL_TOKENS: i64 = i32::MAX as i64;
 
 /// A contiguous view of what a layout selects, copied when it is not contiguous.
-struct Contiguous<'a> {
+pub(super) struct Contiguous<'a> {
     copy: Option<NpuStorage>,
     storage: &'a NpuStorage,
     layout: &'a Layout,
 }
 
 impl<'a> Contiguous<'a> {
-    fn new(storage: &'a NpuStorage, layout: &'a Layout) -> Result<Self> {
+    pub(super) fn new(storage: &'a NpuStorage, layout: &'a Layout) -> Result<Self> {
         let copy = if layout.is_contiguous() { None } else { Some(storage.compact(layout)?) };
         Ok(Self { copy, storage, layout })
     }
 
-    fn view(&self) -> Result<View<'_>> {
+    pub(super) fn view(&self) -> Result<View<'_>> {
         match &self.copy {
             Some(copy) => copy.shaped(self.layout.dims()),
             None => self.storage.view(self.layout),
@@ -75,14 +75,25 @@ impl NpuStorage {
     /// `x / rms(x) * weight` over the last dimension, with `eps` added to the mean square. `weight` has the size of the
     /// last dimension.
     pub fn rms_norm(&self, layout: &Layout, weight: &Self, weight_layout: &Layout, eps: f64) -> Result<Self> {
+        Ok(self.rms_norm_kept(layout, weight, weight_layout, eps)?.0)
+    }
+
+    /// As [`Self::rms_norm`], with the reciprocal roots (F32, one a row) that its gradient wants.
+    pub fn rms_norm_kept(
+        &self,
+        layout: &Layout,
+        weight: &Self,
+        weight_layout: &Layout,
+        eps: f64,
+    ) -> Result<(Self, Self)> {
         require("rms_norm", self.element(), FLOATS)?;
         let (out, rstd) = (self.like(layout)?, self.rstd(layout)?);
         if !out.is_empty() {
             let (x, gamma) = (self.view(layout)?.desc()?, weight.view(weight_layout)?.desc()?);
-            let (y, rstd) = (out.shaped(layout.dims())?.desc()?, rstd.shaped(&kept(layout))?.desc()?);
-            launch::<op::RmsNorm, _>(self.context(), (&x, &gamma, eps, &y, &rstd))?;
+            let (y, roots) = (out.shaped(layout.dims())?.desc()?, rstd.shaped(&kept(layout))?.desc()?);
+            launch::<op::RmsNorm, _>(self.context(), (&x, &gamma, eps, &y, &roots))?;
         }
-        Ok(out)
+        Ok((out, rstd))
     }
 
     /// The sum of two tensors and its RMS norm: `(norm, sum)`.

@@ -16,6 +16,7 @@ mod binary;
 mod device;
 mod dtype;
 mod fused;
+mod grad;
 mod index;
 mod linalg;
 mod reduce;
@@ -24,5 +25,6 @@ mod unary;
 
 pub use device::NpuDevice;
 pub use fused::{AttentionLayout, AttentionMask};
+pub use grad::{AdamWStep, RowStatistics};
 pub use index::arg_sort_last_dim;
 pub use storage::NpuStorage;

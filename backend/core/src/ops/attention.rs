@@ -1,7 +1,11 @@
 //! Scaled dot-product attention with shared key and value heads.
 
-use super::fused::{expect_float, overrides, softmax_last_dim, wide};
-use crate::{DType, Device, Error, Result, Tensor, bail};
+use super::fused::{decomposed, expect_float, overrides, softmax_last_dim, wide};
+use super::{as_one, npu_grad};
+use crate::autograd::{Gradient, record, tracked, wanted};
+use crate::npu::RowStatistics;
+use crate::{D, DType, Device, Error, Result, Tensor, bail};
+use std::sync::Arc;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug)]
@@ -34,26 +38,135 @@ pub fn attention<'a>(
 ) -> Result<Tensor> {
     let mask = mask.into();
     check(q, k, v)?;
+    let learned_mask = matches!(mask, AttentionMask::Additive(term) if term.track_op());
+    if learned_mask {
+        // Its gradient is that of the primitives.
+        return decomposed(|| attend(q, k, v, scale, mask));
+    }
+    if overrides()
+        && tracked(&[q, k, v])
+        && let Some(causal) = mask.aligned_at_the_end(q.dim(2)?, k.dim(2)?)
+        && let Some((out, kept)) = npu_grad::attention_kept(q, k, v, causal, scale)?
+    {
+        return Ok(record(out, &Attention { scale, mask: mask.into(), kept: Some(kept) }, [q, k, v]));
+    }
+    as_one(&Attention { scale, mask: mask.into(), kept: None }, [q, k, v], || attend(q, k, v, scale, mask))
+}
+
+impl AttentionMask<'_> {
+    /// Whether the mask is the causal one whose last query sees every key (true), none at all (false), or another.
+    pub(super) fn aligned_at_the_end(self, queries: usize, keys: usize) -> Option<bool> {
+        match self {
+            Self::None => Some(false),
+            Self::Causal { offset } if offset + 1 >= keys => Some(false),
+            Self::Causal { offset } if offset + queries == keys => Some(true),
+            Self::Causal { .. } | Self::Additive(_) => None,
+        }
+    }
+}
+
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Tensor> {
     if overrides()
         && let Some(out) = super::npu::attention(q, k, v, scale, mask)?
     {
         return Ok(out);
     }
-    let (batch, heads, queries, width) = q.dims4()?;
-    let (_, groups, keys, value_width) = v.dims4()?;
+    let (batch, heads, queries, _) = q.dims4()?;
+    let value_width = v.dim(3)?;
+    let weights = weights(q, k, scale, mask)?;
+    let out = weights.matmul(&batch_matrix(&v.to_dtype(weights.dtype())?)?)?;
+    out.reshape((batch, heads, queries, value_width))?.to_dtype(v.dtype())
+}
+
+/// The softmax's weights `[B, G, H / G * S, T]`, in F32 (F64 for F64 operands). The query heads that share a key head are
+/// stacked as rows of one matrix, so that keys are never repeated.
+fn weights(q: &Tensor, k: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Tensor> {
+    let (batch, heads, queries, _) = q.dims4()?;
+    let (_, groups, keys, _) = k.dims4()?;
     let dtype = wide(q.dtype());
-    // The query heads that share a key head are stacked as rows of one matrix, so that keys are never repeated.
     let rows = heads / groups * queries;
-    let q = q.to_dtype(dtype)?.reshape((batch, groups, rows, width))?;
-    let scores = (q.matmul(&batch_matrix(&k.to_dtype(dtype)?)?.t()?)? * scale)?;
+    let scores = (stacked(q, groups)?.matmul(&batch_matrix(&k.to_dtype(dtype)?)?.t()?)? * scale)?;
     let scores = match mask_term(mask, queries, keys, dtype, q.device())? {
         Some(term) => {
             scores.reshape((batch, heads, queries, keys))?.broadcast_add(&term)?.reshape((batch, groups, rows, keys))?
         }
         None => scores,
     };
-    let out = softmax_last_dim(&scores)?.matmul(&batch_matrix(&v.to_dtype(dtype)?)?)?;
-    out.reshape((batch, heads, queries, value_width))?.to_dtype(v.dtype())
+    softmax_last_dim(&scores)
+}
+
+/// `[B, H, S, D]` as `[B, G, H / G * S, D]`, in F32 or F64.
+fn stacked(x: &Tensor, groups: usize) -> Result<Tensor> {
+    let (batch, heads, queries, width) = x.dims4()?;
+    x.to_dtype(wide(x.dtype()))?.reshape((batch, groups, heads / groups * queries, width))
+}
+
+/// One step of the tape: scores and weights are not kept but computed again, which costs a product and saves `H·S·T`
+/// elements a layer.
+#[derive(Clone)]
+struct Attention {
+    scale: f64,
+    mask: Mask,
+    /// What the device's gradient wants, where it computes it in one launch.
+    kept: Option<Arc<RowStatistics>>,
+}
+
+/// An [`AttentionMask`] that can be kept.
+#[derive(Clone)]
+enum Mask {
+    None,
+    Causal { offset: usize },
+    Additive(Tensor),
+}
+
+impl From<AttentionMask<'_>> for Mask {
+    fn from(mask: AttentionMask<'_>) -> Self {
+        match mask {
+            AttentionMask::None => Self::None,
+            AttentionMask::Causal { offset } => Self::Causal { offset },
+            AttentionMask::Additive(term) => Self::Additive(term.clone()),
+        }
+    }
+}
+
+impl Mask {
+    fn borrow(&self) -> AttentionMask<'_> {
+        match self {
+            Self::None => AttentionMask::None,
+            Self::Causal { offset } => AttentionMask::Causal { offset: *offset },
+            Self::Additive(term) => AttentionMask::Additive(term),
+        }
+    }
+}
+
+impl Gradient<3> for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn backward(&self, [q, k, v]: [&Tensor; 3], out: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        if let Some(kept) = &self.kept
+            && let Some(causal) = self.mask.borrow().aligned_at_the_end(q.dim(2)?, k.dim(2)?)
+            && let Some(grads) = npu_grad::attention([q, k, v], out, grad, kept, causal, self.scale)?
+        {
+            return Ok(grads.map(Some));
+        }
+        let groups = k.dim(1)?;
+        let weights = weights(q, k, self.scale, self.mask.borrow())?;
+        let (q_rows, out, grad) = (stacked(q, groups)?, stacked(out, groups)?, stacked(grad, groups)?);
+        let wide_matrix = |x: &Tensor| batch_matrix(&x.to_dtype(weights.dtype())?);
+        let of_v = wanted(v, || weights.t()?.matmul(&grad)?.to_dtype(v.dtype()))?;
+        if !q.track_op() && !k.track_op() {
+            return Ok([None, None, of_v]);
+        }
+        // The sum over keys of weight and its gradient is that over the head of result and its gradient.
+        let along = (&grad * &out)?.sum_keepdim(D::Minus1)?;
+        let of_weights = grad.matmul(&wide_matrix(v)?.t()?)?;
+        let of_scores = ((of_weights.broadcast_sub(&along)? * &weights)? * self.scale)?;
+        let of_q = wanted(q, || of_scores.matmul(&wide_matrix(k)?)?.reshape(q.shape())?.to_dtype(q.dtype()))?;
+        let of_k = wanted(k, || of_scores.t()?.matmul(&q_rows)?.to_dtype(k.dtype()))?;
+        Ok([of_q, of_k, of_v])
+    }
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {

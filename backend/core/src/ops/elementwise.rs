@@ -1,14 +1,32 @@
 //! Element by element: unary and binary functions, comparison, selection, conversion.
 
+use super::slope::{BinarySlopes, Slope};
 use super::{Operator, Spec, like};
+use crate::autograd::{Gradient, wanted};
 use crate::{DType, Operand, Result, Storage, Tensor};
-use candle_core::op::{BinaryOpT, CmpOp, UnaryOpT};
+use candle_core::op::CmpOp;
 use std::marker::PhantomData;
 
 /// `B` of every element.
-pub(crate) struct Unary<B>(pub PhantomData<B>);
+pub(crate) struct Unary<B>(pub PhantomData<fn() -> B>);
 
-impl<B: UnaryOpT> Operator<1> for Unary<B> {
+impl<B> Clone for Unary<B> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<B: Slope> Gradient<1> for Unary<B> {
+    fn name(&self) -> &'static str {
+        B::NAME
+    }
+
+    fn backward(&self, [x]: [&Tensor; 1], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([B::backward(x, y, grad)?])
+    }
+}
+
+impl<B: Slope> Operator<1> for Unary<B> {
     fn infer(&self, [x]: [&Tensor; 1]) -> Result<Spec> {
         Ok(like(x))
     }
@@ -19,9 +37,24 @@ impl<B: UnaryOpT> Operator<1> for Unary<B> {
 }
 
 /// `mul * x + add`, in the type of `x`.
+#[derive(Clone)]
 pub(crate) struct Affine {
     pub mul: f64,
     pub add: f64,
+}
+
+impl Gradient<1> for Affine {
+    fn name(&self) -> &'static str {
+        "affine"
+    }
+
+    fn backward(&self, _: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([match self.mul {
+            0. => None,
+            1. => Some(grad.clone()),
+            mul => Some(grad.affine(mul, 0.)?),
+        }])
+    }
 }
 
 impl Operator<1> for Affine {
@@ -35,7 +68,18 @@ impl Operator<1> for Affine {
 }
 
 /// `x` to the power of a constant.
+#[derive(Clone)]
 pub(crate) struct Powf(pub f64);
+
+impl Gradient<1> for Powf {
+    fn name(&self) -> &'static str {
+        "powf"
+    }
+
+    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some((grad * x.powf(self.0 - 1.)?)?.affine(self.0, 0.)?)])
+    }
+}
 
 impl Operator<1> for Powf {
     fn infer(&self, [x]: [&Tensor; 1]) -> Result<Spec> {
@@ -48,7 +92,20 @@ impl Operator<1> for Powf {
 }
 
 /// `x` where positive, else `alpha * (exp(x) - 1)`.
+#[derive(Clone)]
 pub(crate) struct Elu(pub f64);
+
+impl Gradient<1> for Elu {
+    fn name(&self) -> &'static str {
+        "elu"
+    }
+
+    /// One where positive, else `alpha * exp(x)`, which is the result plus `alpha`.
+    fn backward(&self, [x]: [&Tensor; 1], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        let slope = x.gt(&x.zeros_like()?)?.where_cond(&x.ones_like()?, &y.affine(1., self.0)?)?;
+        Ok([Some((grad * slope)?)])
+    }
+}
 
 impl Operator<1> for Elu {
     fn infer(&self, [x]: [&Tensor; 1]) -> Result<Spec> {
@@ -61,7 +118,18 @@ impl Operator<1> for Elu {
 }
 
 /// Conversion to another element type.
+#[derive(Clone)]
 pub(crate) struct Cast(pub DType);
+
+impl Gradient<1> for Cast {
+    fn name(&self) -> &'static str {
+        "to_dtype"
+    }
+
+    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([if x.dtype().is_float() { Some(grad.to_dtype(x.dtype())?) } else { None }])
+    }
+}
 
 impl Operator<1> for Cast {
     fn infer(&self, [x]: [&Tensor; 1]) -> Result<Spec> {
@@ -74,9 +142,25 @@ impl Operator<1> for Cast {
 }
 
 /// `B` of two elements; both operands have one shape and one type.
-pub(crate) struct Binary<B>(pub &'static str, pub PhantomData<B>);
+pub(crate) struct Binary<B>(pub &'static str, pub PhantomData<fn() -> B>);
 
-impl<B: BinaryOpT> Operator<2> for Binary<B> {
+impl<B> Clone for Binary<B> {
+    fn clone(&self) -> Self {
+        Self(self.0, PhantomData)
+    }
+}
+
+impl<B: BinarySlopes> Gradient<2> for Binary<B> {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn backward(&self, [lhs, rhs]: [&Tensor; 2], result: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        Ok([wanted(lhs, || B::of_lhs(lhs, rhs, result, grad))?, wanted(rhs, || B::of_rhs(lhs, rhs, result, grad))?])
+    }
+}
+
+impl<B: BinarySlopes> Operator<2> for Binary<B> {
     fn infer(&self, [lhs, rhs]: [&Tensor; 2]) -> Result<Spec> {
         lhs.same_shape(rhs, self.0)?;
         lhs.same_dtype(rhs, self.0)?;
@@ -89,7 +173,18 @@ impl<B: BinaryOpT> Operator<2> for Binary<B> {
 }
 
 /// A comparison; one (U8) where it holds, else zero.
+#[derive(Clone)]
 pub(crate) struct Compare(pub CmpOp);
+
+impl Gradient<2> for Compare {
+    fn name(&self) -> &'static str {
+        "cmp"
+    }
+
+    fn backward(&self, _: [&Tensor; 2], _: &Tensor, _: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        Ok([None, None])
+    }
+}
 
 impl Operator<2> for Compare {
     fn infer(&self, [lhs, rhs]: [&Tensor; 2]) -> Result<Spec> {
@@ -112,7 +207,28 @@ impl Operator<2> for Compare {
 }
 
 /// The second operand where the first (an integer) is not zero, else the third.
+#[derive(Clone)]
 pub(crate) struct WhereCond;
+
+impl Gradient<3> for WhereCond {
+    fn name(&self) -> &'static str {
+        "where_cond"
+    }
+
+    fn backward(
+        &self,
+        [condition, on_true, on_false]: [&Tensor; 3],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let zeros = grad.zeros_like()?;
+        Ok([
+            None,
+            wanted(on_true, || condition.where_cond(grad, &zeros))?,
+            wanted(on_false, || condition.where_cond(&zeros, grad))?,
+        ])
+    }
+}
 
 impl Operator<3> for WhereCond {
     fn infer(&self, [condition, on_true, on_false]: [&Tensor; 3]) -> Result<Spec> {

@@ -1,7 +1,8 @@
 //! Fused operators of one row: softmax and SwiGLU. Each is a decomposition into primitives, which is the definition,
 //! and an override per device that has a faster way to the same numbers.
 
-use super::cpu;
+use super::{as_one, cpu, npu_grad};
+use crate::autograd::Gradient;
 use crate::{D, DType, Error, Result, Tensor, bail};
 use std::cell::Cell;
 
@@ -44,6 +45,10 @@ pub(super) fn wide(dtype: DType) -> DType {
 pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
     expect_float(x, "softmax-last-dim")?;
     let width = x.dim(D::Minus1)?;
+    as_one(&Softmax, [x], || softmax_of_rows(x, width))
+}
+
+fn softmax_of_rows(x: &Tensor, width: usize) -> Result<Tensor> {
     if overrides() {
         if let Some(y) = super::npu::softmax_last_dim(x)? {
             return Ok(y);
@@ -55,6 +60,29 @@ pub fn softmax_last_dim(x: &Tensor) -> Result<Tensor> {
     let x32 = x.to_dtype(wide(x.dtype()))?;
     let exp = x32.broadcast_sub(&x32.max_keepdim(D::Minus1)?)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.to_dtype(x.dtype())
+}
+
+#[derive(Clone)]
+struct Softmax;
+
+impl Gradient<1> for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax_last_dim"
+    }
+
+    fn backward(&self, _: [&Tensor; 1], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        if let Some(of_x) = npu_grad::softmax(y, grad)? {
+            return Ok([Some(of_x)]);
+        }
+        let dtype = wide(y.dtype());
+        Ok([Some(softmax_backward(&y.to_dtype(dtype)?, &grad.to_dtype(dtype)?)?.to_dtype(y.dtype())?)])
+    }
+}
+
+/// `y (g - sum(y g))`, given the softmax `y` over the last dimension.
+pub(super) fn softmax_backward(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let weighted = (y * grad)?;
+    &weighted - y.broadcast_mul(&weighted.sum_keepdim(D::Minus1)?)?
 }
 
 fn softmax_row(x: &[f32], y: &mut [f32]) {
@@ -74,7 +102,10 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     if width % 2 != 0 {
         bail!("swiglu: the last dimension of {:?} holds gate and up and must be even", x.shape())
     }
-    let half = width / 2;
+    as_one(&SwiGlu, [x], || swiglu_of_halves(x, width / 2))
+}
+
+fn swiglu_of_halves(x: &Tensor, half: usize) -> Result<Tensor> {
     if overrides() {
         if let Some(y) = super::npu::swiglu(x)? {
             return Ok(y);
@@ -92,4 +123,29 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     let gate = x.narrow(D::Minus1, 0, half)?.to_dtype(wide(x.dtype()))?;
     let up = x.narrow(D::Minus1, half, half)?.to_dtype(wide(x.dtype()))?;
     gate.silu()?.mul(&up)?.to_dtype(x.dtype())
+}
+
+#[derive(Clone)]
+struct SwiGlu;
+
+impl Gradient<1> for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        if let Some(of_x) = npu_grad::swiglu(x, grad)? {
+            return Ok([Some(of_x)]);
+        }
+        let dtype = wide(x.dtype());
+        let half = x.dim(D::Minus1)? / 2;
+        let gate = x.narrow(D::Minus1, 0, half)?.to_dtype(dtype)?;
+        let up = x.narrow(D::Minus1, half, half)?.to_dtype(dtype)?;
+        let grad = grad.to_dtype(dtype)?;
+        let sigmoid = (gate.neg()?.exp()? + 1.)?.recip()?;
+        let silu = (&gate * &sigmoid)?;
+        let slope = ((&silu * (1. - &sigmoid)?)? + sigmoid)?;
+        let of_gate = ((&grad * up)? * slope)?;
+        Ok([Some(Tensor::cat(&[of_gate, (grad * silu)?], D::Minus1)?.to_dtype(x.dtype())?)])
+    }
 }

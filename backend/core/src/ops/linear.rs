@@ -1,6 +1,8 @@
 //! Projection by a weight matrix that is kept as checkpoints hold it.
 
-use super::fused::{expect_float, overrides};
+use super::as_one;
+use super::fused::{expect_float, overrides, wide};
+use crate::autograd::{Gradient, wanted};
 use crate::{D, DType, Error, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
@@ -25,6 +27,47 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         .bt());
     }
     x.same_dtype(weight, "linear")?;
+    match bias {
+        Some(bias) => as_one(&Linear, [x, weight, bias], || project(x, weight, Some(bias))),
+        None => as_one(&Linear, [x, weight], || project(x, weight, None)),
+    }
+}
+
+#[derive(Clone)]
+struct Linear;
+
+impl Gradient<2> for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn backward(&self, [x, weight]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let (outputs, inputs) = weight.dims2()?;
+        let grad = grad.contiguous()?.reshape(((), outputs))?;
+        Ok([
+            wanted(x, || grad.matmul(weight)?.reshape(x.shape()))?,
+            wanted(weight, || grad.t()?.matmul(&x.reshape(((), inputs))?))?,
+        ])
+    }
+}
+
+impl Gradient<3> for Linear {
+    fn name(&self) -> &'static str {
+        "linear with bias"
+    }
+
+    fn backward(&self, [x, weight, bias]: [&Tensor; 3], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let [of_x, of_weight] = self.backward([x, weight], y, grad)?;
+        let of_bias = wanted(bias, || {
+            // Added up in F32, because a BF16 sum stops growing after a few hundred rows.
+            grad.reshape(((), bias.elem_count()))?.to_dtype(wide(grad.dtype()))?.sum(0)?.to_dtype(bias.dtype())
+        })?;
+        Ok([of_x, of_weight, of_bias])
+    }
+}
+
+fn project(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, width) = weight.dims2()?;
     let rows = x.elem_count() / width.max(1);
     let flat = x.reshape((rows, width))?;
     let rank = x.rank();

@@ -1,10 +1,23 @@
 //! Matrix products.
 
 use super::{Operator, Spec};
+use crate::autograd::{Gradient, wanted};
 use crate::{DType, Error, Layout, Operand, Result, Shape, Storage, Tensor};
 
 /// Product of the matrices in the last two dimensions, leading dimensions being equal batches.
+#[derive(Clone)]
 pub(crate) struct MatMul;
+
+impl Gradient<2> for MatMul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn backward(&self, [lhs, rhs]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let grad = grad.contiguous()?;
+        Ok([wanted(lhs, || grad.matmul(&rhs.t()?))?, wanted(rhs, || lhs.t()?.matmul(&grad))?])
+    }
+}
 
 impl Operator<2> for MatMul {
     fn infer(&self, [lhs, rhs]: [&Tensor; 2]) -> Result<Spec> {

@@ -1,11 +1,13 @@
 //! Operators, one file a family. What belongs to an operator (its checks, shape rule, launch on each device,
 //! decomposition) is a small type here; a method of [`Tensor`] only names it.
 //!
-//! `apply` is the one door through which primitives run, so that recording for gradients has one place to go:
-//! an `Operator` is a value that can be kept, with its operands, and gains a `backward` beside its `launch`.
+//! `apply` is the one door through which primitives run, so that recording for gradients has one place: an `Operator` is a
+//! value that can be kept, with its operands, and has its `backward` beside its `launch`. Fused operators are recorded by
+//! `as_one`, with a fused backward; under [`decomposed`] it is their primitives that are recorded instead.
 
 pub mod attention;
 mod cpu;
+mod cross_entropy;
 mod custom;
 mod elementwise;
 mod fused;
@@ -14,13 +16,19 @@ mod linear;
 mod matmul;
 mod norm;
 mod npu;
+mod npu_grad;
+mod optim;
 mod reduction;
 mod rotary;
+mod slope;
 mod sort;
+mod view;
 
+use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::{DType, Operand, Result, Shape, Storage, Tensor};
 
 pub use attention::{AttentionMask, attention};
+pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
 pub(crate) use elementwise::{Affine, Binary, Cast, Compare, Elu, Powf, Unary, WhereCond};
 pub use fused::{decomposed, set_decomposed, softmax_last_dim, swiglu};
 pub use indexing::embedding;
@@ -28,9 +36,11 @@ pub(crate) use indexing::{Gather, IndexAdd, IndexSelect, Scatter};
 pub use linear::linear;
 pub(crate) use matmul::MatMul;
 pub use norm::{add_rms_norm, rms_norm};
+pub use optim::{AdamWStep, adamw_step};
 pub(crate) use reduction::Reduce;
 pub use rotary::rotary;
 pub(crate) use sort::arg_sort_last_dim;
+pub(crate) use view::{Pad, SliceScatter, View, record_cat};
 
 /// Shape and element type of a result.
 pub(crate) struct Spec {
@@ -39,7 +49,7 @@ pub(crate) struct Spec {
 }
 
 /// A primitive of `N` operands with one result in fresh, row-major storage.
-pub(crate) trait Operator<const N: usize> {
+pub(crate) trait Operator<const N: usize>: Gradient<N> {
     /// Checks the operands and says what the result will be.
     fn infer(&self, operands: [&Tensor; N]) -> Result<Spec>;
 
@@ -56,7 +66,22 @@ pub(crate) fn apply<const N: usize>(operator: &impl Operator<N>, operands: [&Ten
     }
     let guards = operands.map(Tensor::storage);
     let views = std::array::from_fn(|i| Operand { storage: &guards[i], layout: operands[i].layout() });
-    Ok(Tensor::from_storage(operator.launch(views)?, shape))
+    let result = Tensor::from_storage(operator.launch(views)?, shape);
+    // Integers have no gradient.
+    Ok(if dtype.is_float() { record(result, operator, operands) } else { result })
+}
+
+/// Runs `forward` as one step of the tape, whose gradient is `gradient`; its intermediates are not kept. Without recording,
+/// and where fused operators are decomposed, this is `forward` and nothing else.
+fn as_one<const N: usize>(
+    gradient: &impl Gradient<N>,
+    operands: [&Tensor; N],
+    forward: impl FnOnce() -> Result<Tensor>,
+) -> Result<Tensor> {
+    if !fused::overrides() || !tracked(&operands) {
+        return forward();
+    }
+    Ok(record(no_grad(forward)?, gradient, operands))
 }
 
 /// The spec of a result like `operand`.

@@ -1,13 +1,24 @@
 //! Root-mean-square normalisation, alone and after a residual addition.
 
-use super::cpu;
 use super::fused::{expect_float, overrides, wide};
+use super::{as_one, cpu, npu_grad};
+use crate::autograd::{Gradient, record, tracked, wanted};
 use crate::{D, Error, Result, Tensor};
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in F32 and rounded once.
 /// `weight` has one element per element of a row.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check(x, weight)?;
+    if overrides()
+        && tracked(&[x, weight])
+        && let Some((y, rstd)) = npu_grad::rms_norm_kept(x, weight, eps)?
+    {
+        return Ok(record(y, &RmsNorm { eps, rstd: Some(rstd) }, [x, weight]));
+    }
+    as_one(&RmsNorm { eps, rstd: None }, [x, weight], || normalise(x, weight, eps))
+}
+
+fn normalise(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if overrides() {
         if let Some(y) = super::npu::rms_norm(x, weight, eps)? {
             return Ok(y);
@@ -25,6 +36,40 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     normed.broadcast_mul(&weight.to_dtype(wide(x.dtype()))?)?.to_dtype(x.dtype())
 }
 
+#[derive(Clone)]
+struct RmsNorm {
+    eps: f64,
+    /// The reciprocal root of each row, where the device's gradient wants it.
+    rstd: Option<Tensor>,
+}
+
+impl Gradient<2> for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    /// With `r` the reciprocal root and `n = x r`, of `x`: `r (g w - n mean(g w n))`; of the weight: `sum(g n)` over rows.
+    fn backward(&self, [x, weight]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        if let Some(rstd) = &self.rstd
+            && let Some((of_x, of_weight)) = npu_grad::rms_norm(x, weight, rstd, grad)?
+        {
+            return Ok([Some(of_x), Some(of_weight.to_dtype(weight.dtype())?)]);
+        }
+        let dtype = wide(x.dtype());
+        let (x_wide, grad) = (x.to_dtype(dtype)?, grad.to_dtype(dtype)?);
+        let reciprocal = (x_wide.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?.recip()?;
+        let normed = x_wide.broadcast_mul(&reciprocal)?;
+        let of_x = wanted(x, || {
+            let scaled = grad.broadcast_mul(&weight.to_dtype(dtype)?)?;
+            let along = (&scaled * &normed)?.mean_keepdim(D::Minus1)?;
+            (scaled - normed.broadcast_mul(&along)?)?.broadcast_mul(&reciprocal)?.to_dtype(x.dtype())
+        })?;
+        let of_weight =
+            wanted(weight, || (&grad * &normed)?.reshape(((), weight.elem_count()))?.sum(0)?.to_dtype(weight.dtype()))?;
+        Ok([of_x, of_weight])
+    }
+}
+
 fn normalise_row(x: &[f32], weight: &[f32], eps: f64, y: &mut [f32]) {
     let squares: f32 = x.iter().map(|x| x * x).sum();
     let scale = 1. / (squares / x.len() as f32 + eps as f32).sqrt();
@@ -39,7 +84,9 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) ->
     x.same_shape(residual, "add-rms-norm")?;
     x.same_dtype(residual, "add-rms-norm")?;
     check(x, weight)?;
+    // Recorded, the sum is one step of the tape and its norm another; what the one launch would save is small there.
     if overrides()
+        && !tracked(&[x, residual, weight])
         && let Some(pair) = super::npu::add_rms_norm(x, residual, weight, eps)?
     {
         return Ok(pair);

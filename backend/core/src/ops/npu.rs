@@ -11,7 +11,7 @@ fn has_fused(dtype: DType) -> bool {
 }
 
 /// Runs `fused` on the NPU storages behind `operands`; none if one is elsewhere or of another type than the first.
-fn on_npu<const N: usize, R>(
+pub(super) fn on_npu<const N: usize, R>(
     operands: [&Tensor; N],
     fused: impl FnOnce([(&NpuStorage, &Layout); N]) -> Result<R>,
 ) -> Result<Option<R>> {
@@ -33,7 +33,7 @@ fn on_npu<const N: usize, R>(
     }
 }
 
-fn tensor(storage: NpuStorage, dims: &[usize]) -> Tensor {
+pub(super) fn tensor(storage: NpuStorage, dims: &[usize]) -> Tensor {
     Tensor::from_storage(Storage::Npu(storage), dims)
 }
 
@@ -143,12 +143,11 @@ pub(super) fn attention(
     mask: AttentionMask<'_>,
 ) -> Result<Option<Tensor>> {
     let (queries, keys) = (q.dim(2)?, k.dim(2)?);
-    let mask = match mask {
-        AttentionMask::None => npu::AttentionMask::None,
-        AttentionMask::Causal { offset } if offset + 1 >= keys => npu::AttentionMask::None,
-        AttentionMask::Causal { offset } if offset + queries == keys => npu::AttentionMask::Causal,
-        // The fused operator hides or shows a key; it adds nothing.
-        AttentionMask::Causal { .. } | AttentionMask::Additive(_) => return Ok(None),
+    // The fused operator hides or shows a key; it adds nothing.
+    let mask = match mask.aligned_at_the_end(queries, keys) {
+        Some(true) => npu::AttentionMask::Causal,
+        Some(false) => npu::AttentionMask::None,
+        None => return Ok(None),
     };
     if k.dims() != v.dims() {
         return Ok(None);

@@ -1,10 +1,12 @@
 //! Reductions along dimensions.
 
 use super::{Operator, Spec};
+use crate::autograd::Gradient;
 use crate::{DType, Error, Operand, Result, Shape, Storage, Tensor};
 use candle_core::op::ReduceOp;
 
 /// A reduction along `dims`, whose size becomes one. Sums take any number of dimensions, the others one.
+#[derive(Clone)]
 pub(crate) struct Reduce {
     pub op: ReduceOp,
     pub dims: Vec<usize>,
@@ -19,6 +21,22 @@ impl Reduce {
             ReduceOp::ArgMin => "argmin",
             ReduceOp::ArgMax => "argmax",
         }
+    }
+}
+
+impl Gradient<1> for Reduce {
+    fn name(&self) -> &'static str {
+        Reduce::name(self)
+    }
+
+    /// An extreme hands its gradient to every element that equals it, as in candle.
+    fn backward(&self, [x]: [&Tensor; 1], y: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        let spread = grad.broadcast_as(x.shape())?;
+        Ok([match self.op {
+            ReduceOp::Sum => Some(spread),
+            ReduceOp::Min | ReduceOp::Max => Some((x.broadcast_eq(y)?.to_dtype(x.dtype())? * spread)?),
+            ReduceOp::ArgMin | ReduceOp::ArgMax => None,
+        }])
     }
 }
 

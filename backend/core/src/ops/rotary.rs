@@ -2,6 +2,7 @@
 
 use super::cpu;
 use super::fused::{expect_float, overrides, wide};
+use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::{D, Result, Tensor, bail};
 
 /// Rotates each pair `(x[i], x[i + D/2])` of queries and keys `[B, H, S, D]` by the angle of its position and `i`.
@@ -12,6 +13,38 @@ use crate::{D, Result, Tensor, bail};
 pub fn rotary(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(Tensor, Tensor)> {
     check(q, cos, sin)?;
     check(k, cos, sin)?;
+    // Tables are constants to the fused gradient; where they are learned, the primitives know theirs.
+    if tracked(&[cos, sin]) {
+        return Ok((decomposed(q, cos, sin)?, decomposed(k, cos, sin)?));
+    }
+    if !overrides() || !tracked(&[q, k]) {
+        return rotate(q, k, cos, sin);
+    }
+    let (turned_q, turned_k) = no_grad(|| rotate(q, k, cos, sin))?;
+    let gradient = Rotary { cos: cos.detach(), sin: sin.detach() };
+    Ok((record(turned_q, &gradient, [q]), record(turned_k, &gradient, [k])))
+}
+
+#[derive(Clone)]
+struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Gradient<1> for Rotary {
+    fn name(&self) -> &'static str {
+        "rotary"
+    }
+
+    /// The gradient turned back.
+    fn backward(&self, _: [&Tensor; 1], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        // The operator turns queries and keys at once; one head more is all that the second costs.
+        let (turned, _) = rotate(grad, &grad.narrow(1, 0, 1)?, &self.cos, &self.sin.neg()?)?;
+        Ok([Some(turned)])
+    }
+}
+
+fn rotate(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(Tensor, Tensor)> {
     if overrides() {
         if let Some(pair) = super::npu::rotary(q, k, cos, sin)? {
             return Ok(pair);

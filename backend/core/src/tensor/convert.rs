@@ -1,6 +1,8 @@
 //! Between devices, between this tensor and candle's, and to text.
 
 use super::Tensor;
+use crate::autograd::record;
+use crate::ops::View;
 use crate::{DType, Device, Error, Result, Storage, WithDType, bail};
 use candle_core::op::BackpropOp;
 use std::fmt;
@@ -11,7 +13,8 @@ impl Tensor {
         if self.device().same_device(device) {
             return Ok(self.clone());
         }
-        Ok(Self::from_storage(device.storage_from_cpu(self.to_host_storage()?)?, self.shape()))
+        let moved = Self::from_storage(device.storage_from_cpu(self.to_host_storage()?)?, self.shape());
+        Ok(record(moved, &View::ToDevice, [self]))
     }
 
     /// A copy as candle's tensor; elements of an NPU come to the CPU.

@@ -1,7 +1,8 @@
 //! Selecting and writing elements by index, and sorting.
 
 use super::Tensor;
-use crate::ops::{self, Gather, IndexAdd, IndexSelect, Scatter};
+use crate::autograd::record;
+use crate::ops::{self, Gather, IndexAdd, IndexSelect, Scatter, SliceScatter};
 use crate::shape::Dim;
 use crate::{D, Error, Operand, Result, bail};
 use std::ops::{Bound, RangeBounds};
@@ -83,9 +84,9 @@ impl Tensor {
     /// A copy with `source` in place of elements `start..` along `dim`.
     pub fn slice_scatter<D: Dim>(&self, source: &Self, dim: D, start: usize) -> Result<Self> {
         let dim = dim.to_index(self.shape(), "slice-scatter")?;
-        let out = self.force_contiguous()?;
+        let out = Self::from_storage(self.fresh_copy()?, self.shape());
         out.slice_set(&source.compact()?, dim, start)?;
-        Ok(out)
+        Ok(record(out, &SliceScatter { dim, start }, [self, source]))
     }
 
     /// As [`Tensor::slice_scatter`] along the first dimension.

@@ -1,6 +1,8 @@
 //! Joining, repeating, padding, and writing slices in place.
 
 use super::Tensor;
+use crate::autograd::record;
+use crate::ops::{self, Pad};
 use crate::shape::Dim;
 use crate::storage::device_mismatch;
 use crate::{Error, Layout, Result, Shape, bail};
@@ -28,7 +30,7 @@ impl Tensor {
             out.write_slice(arg, dim, start)?;
             start += arg.dims()[dim];
         }
-        Ok(out)
+        Ok(ops::record_cat(out, args, dim))
     }
 
     fn check_cat(&self, nth: &Self, n: usize, dim: usize) -> Result<()> {
@@ -127,7 +129,7 @@ impl Tensor {
         dims[dim] += left + right;
         let out = Self::zeros(dims, self.dtype(), self.device())?;
         out.write_slice(self, dim, left)?;
-        Ok(out)
+        Ok(record(out, &Pad { dim, left }, [self]))
     }
 
     /// With the first element repeated `left` times before and the last `right` times after, along `dim`.

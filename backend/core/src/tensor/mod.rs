@@ -11,6 +11,7 @@ mod read;
 mod reduce;
 mod view;
 
+use crate::autograd::Node;
 use crate::shape::{Dim, Dims};
 use crate::{DType, Device, Error, Layout, Result, Shape, Storage};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use math::{TensorOrScalar, TensorScalar};
 
 /// Identity of a tensor value: clones share it, results of operators do not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TensorId(usize);
 
 impl TensorId {
@@ -41,6 +42,8 @@ struct Inner {
     dtype: DType,
     device: Device,
     is_variable: bool,
+    /// What this was computed from, if a variable went into it while operators were recorded.
+    origin: Option<Arc<Node>>,
 }
 
 impl AsRef<Tensor> for Tensor {
@@ -59,18 +62,77 @@ impl Tensor {
         let (dtype, device) = (storage.dtype(), storage.device());
         let layout = Layout::contiguous(shape);
         let storage = Arc::new(RwLock::new(storage));
-        Self(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, device, is_variable }))
+        Self(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, device, is_variable, origin: None }))
     }
 
-    /// Another view of the same elements.
+    /// Another view of the same elements, which knows nothing of where they come from.
     pub(crate) fn with_layout(&self, layout: Layout) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(self.view_of(layout)))
+    }
+
+    fn view_of(&self, layout: Layout) -> Inner {
+        Inner {
             id: TensorId::new(),
             storage: self.0.storage.clone(),
             layout,
             dtype: self.0.dtype,
             device: self.0.device.clone(),
             is_variable: false,
+            origin: None,
+        }
+    }
+
+    /// A variable with the same elements, not a copy: where a gradient is to end.
+    pub(crate) fn leaf(&self) -> Self {
+        Self(Arc::new(Inner { is_variable: true, ..self.view_of(self.layout().clone()) }))
+    }
+
+    /// This tensor, computed as `node` says.
+    pub(crate) fn with_origin(mut self, node: Node) -> Self {
+        if Arc::get_mut(&mut self.0).is_none() {
+            self = self.with_layout(self.layout().clone());
+        }
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.origin = Some(Arc::new(node));
+        }
+        self
+    }
+
+    pub(crate) fn origin(&self) -> Option<&Node> {
+        self.0.origin.as_deref()
+    }
+
+    /// What this tensor was computed from, if this is the last handle to it.
+    pub(crate) fn into_origin(self) -> Option<Arc<Node>> {
+        Arc::into_inner(self.0)?.origin
+    }
+
+    /// The same value, identity and origin, with its elements on the host until [`Tensor::restored`] brings them back.
+    pub(crate) fn offloaded(&self) -> Result<Self> {
+        if self.device().is_cpu() {
+            return Ok(self.clone());
+        }
+        Ok(self.same_value(Storage::Cpu(self.to_host_storage()?)))
+    }
+
+    /// This value with its elements on its device.
+    pub(crate) fn restored(&self) -> Result<Self> {
+        match &*self.storage() {
+            Storage::Cpu(elements) if !self.device().is_cpu() => {
+                Ok(self.same_value(self.device().storage_from_cpu(elements.clone())?))
+            }
+            _ => Ok(self.clone()),
+        }
+    }
+
+    /// This value in other storage, row-major.
+    fn same_value(&self, storage: Storage) -> Self {
+        Self(Arc::new(Inner {
+            id: self.0.id,
+            storage: Arc::new(RwLock::new(storage)),
+            is_variable: self.0.is_variable,
+            origin: self.0.origin.clone(),
+            ..self.view_of(Layout::contiguous(self.shape()))
         }))
     }
 
@@ -106,9 +168,9 @@ impl Tensor {
         Arc::ptr_eq(&self.0.storage, &rhs.0.storage)
     }
 
-    /// Whether gradients flow to this tensor. Only variables are known to: the tape is not part of this release.
+    /// Whether gradients flow to this tensor: it is a variable, or was computed from one.
     pub fn track_op(&self) -> bool {
-        self.0.is_variable
+        self.0.is_variable || self.0.origin.is_some()
     }
 
     pub fn id(&self) -> TensorId {

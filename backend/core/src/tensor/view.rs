@@ -1,10 +1,16 @@
 //! Views: other layouts over the same elements, and the copies that make a layout row-major.
 
 use super::Tensor;
+use crate::autograd::record;
+use crate::ops::View;
 use crate::shape::{Dim, Dims, ShapeWithOneHole};
 use crate::{D, Error, Layout, Result, Shape, bail};
 
 impl Tensor {
+    fn view(&self, layout: Layout, how: View) -> Self {
+        record(self.with_layout(layout), &how, [self])
+    }
+
     /// Elements `start..start + len` along `dim`.
     pub fn narrow<D: Dim>(&self, dim: D, start: usize, len: usize) -> Result<Self> {
         let dim = dim.to_index(self.shape(), "narrow")?;
@@ -19,7 +25,7 @@ impl Tensor {
                 if start == 0 && len == size {
                     return Ok(self.clone());
                 }
-                Ok(self.with_layout(self.layout().narrow(dim, start, len)?))
+                Ok(self.view(self.layout().narrow(dim, start, len)?, View::Narrow { dim, start }))
             }
             _ => invalid("start + len > dim_len"),
         }
@@ -66,7 +72,7 @@ impl Tensor {
         if dim1 == dim2 {
             return Ok(self.clone());
         }
-        Ok(self.with_layout(self.layout().transpose(dim1, dim2)?))
+        Ok(self.view(self.layout().transpose(dim1, dim2)?, View::Transpose(dim1, dim2)))
     }
 
     /// The last two dimensions exchanged.
@@ -81,7 +87,7 @@ impl Tensor {
         if !valid {
             bail!("dimension mismatch in permute, tensor {:?}, dims: {dims:?}", self.dims())
         }
-        Ok(self.with_layout(self.layout().permute(&dims)?))
+        Ok(self.view(self.layout().permute(&dims)?, View::Permute(dims)))
     }
 
     /// The same elements in row-major order under another shape; copies only when the layout forbids a view.
@@ -95,8 +101,8 @@ impl Tensor {
             return Ok(self.clone());
         }
         match reshaped_strides(self.layout(), shape.dims()) {
-            Some(stride) => Ok(self.with_layout(Layout::new(shape, stride, self.layout().start_offset()))),
-            None => Ok(Self::from_storage(self.fresh_copy()?, shape)),
+            Some(stride) => Ok(self.view(Layout::new(shape, stride, self.layout().start_offset()), View::Reshape)),
+            None => Ok(record(Self::from_storage(self.fresh_copy()?, shape), &View::Reshape, [self])),
         }
     }
 
@@ -139,7 +145,7 @@ impl Tensor {
         let (mut dims, mut stride) = (self.dims().to_vec(), self.stride().to_vec());
         dims.remove(dim);
         stride.remove(dim);
-        Ok(self.with_layout(Layout::new(dims.into(), stride, self.layout().start_offset())))
+        Ok(self.view(Layout::new(dims.into(), stride, self.layout().start_offset()), View::Reshape))
     }
 
     /// With a dimension of size one inserted before `dim`.
@@ -149,12 +155,12 @@ impl Tensor {
         let outer = if dim < dims.len() { dims[dim] * stride[dim] } else { 1 };
         dims.insert(dim, 1);
         stride.insert(dim, outer);
-        Ok(self.with_layout(Layout::new(dims.into(), stride, self.layout().start_offset())))
+        Ok(self.view(Layout::new(dims.into(), stride, self.layout().start_offset()), View::Reshape))
     }
 
     /// Dimensions of size one, and missing leading ones, repeated (without a copy) to reach `shape`.
     pub fn broadcast_as<S: Into<Shape>>(&self, shape: S) -> Result<Self> {
-        Ok(self.with_layout(self.layout().broadcast_as(shape)?))
+        Ok(self.view(self.layout().broadcast_as(shape)?, View::Broadcast))
     }
 
     /// As [`Tensor::broadcast_as`].
@@ -176,7 +182,7 @@ impl Tensor {
 
     /// A copy in row-major order, in storage of its own.
     pub fn force_contiguous(&self) -> Result<Self> {
-        Ok(Self::from_storage(self.fresh_copy()?, self.shape()))
+        Ok(record(Self::from_storage(self.fresh_copy()?, self.shape()), &View::Copy, [self]))
     }
 
     /// A copy in storage of its own.
@@ -186,7 +192,7 @@ impl Tensor {
 
     /// The same elements, outside of any gradient.
     pub fn detach(&self) -> Self {
-        self.with_layout(self.layout().clone())
+        if self.track_op() { self.with_layout(self.layout().clone()) } else { self.clone() }
     }
 
     /// Windows of `size` elements every `step` along `dim`, the window being a new last dimension; no copy.
@@ -200,7 +206,7 @@ impl Tensor {
         dims.push(size);
         stride.push(stride[dim]);
         stride[dim] *= step;
-        Ok(self.with_layout(Layout::new(dims.into(), stride, self.layout().start_offset())))
+        Ok(self.view(Layout::new(dims.into(), stride, self.layout().start_offset()), View::Unfold { dim, step }))
     }
 }
 

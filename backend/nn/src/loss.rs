@@ -49,3 +49,34 @@ pub fn huber(inp: &Tensor, target: &Tensor, delta: f64) -> Result<Tensor> {
     let far = ((&distance * delta)? - 0.5 * delta.powi(2))?;
     distance.le(delta)?.where_cond(&near, &far)?.mean_all()
 }
+
+/// Distillation (Hinton et al., arXiv 1503.02531) of `teacher` into `student`, logits `[N, C]` both, `target` `[N]` (I64):
+/// `alpha T² KL(teacher ‖ student) + (1 - alpha) cross entropy`, where KL is of the distributions at `temperature` T and both
+/// are means over the rows whose target is not `ignore_index`.
+pub fn distillation(
+    student: &Tensor,
+    teacher: &Tensor,
+    target: &Tensor,
+    temperature: f64,
+    alpha: f64,
+    ignore_index: i64,
+) -> Result<Tensor> {
+    if student.rank() != 2 || student.dims() != teacher.dims() || target.dims() != [student.dims()[0]] {
+        bail!(
+            "distillation: student {:?}, teacher {:?} and target {:?} do not fit, wanted [N, C], [N, C] and [N]",
+            student.shape(),
+            teacher.shape(),
+            target.shape()
+        )
+    }
+    let keep = target.ne(ignore_index)?;
+    let safe = keep.where_cond(target, &target.zeros_like()?)?.unsqueeze(1)?;
+    let keep = keep.to_dtype(student.dtype())?;
+    let rows = keep.sum_all()?;
+    let mean = |per_row: Tensor| (per_row * &keep)?.sum_all()? / &rows;
+    let hard = mean(log_softmax(student, 1)?.gather(&safe, 1)?.squeeze(1)?.neg()?)?;
+    let teacher = log_softmax(&(teacher.detach() / temperature)?, 1)?;
+    let off = (&teacher - log_softmax(&(student / temperature)?, 1)?)?;
+    let soft = mean((teacher.exp()? * off)?.sum(1)?)?;
+    (soft * (alpha * temperature * temperature))? + (hard * (1. - alpha))?
+}

@@ -4,8 +4,8 @@
 //! addition and the norm that follows it are one operator.
 
 use crate::cache::{Cache, LayerView};
+use crate::loader::Loader;
 use crate::rotary::RotaryTables;
-use crate::weights::Loader;
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, ensure};
 use candle_ascend::Tensor;

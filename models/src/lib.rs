@@ -12,18 +12,24 @@ mod fields;
 mod generation_config;
 mod header;
 mod llama;
+mod loader;
 mod qwen2;
 mod qwen3;
+mod random;
 mod rope;
 mod rotary;
+mod shapes;
 mod weights;
 
 pub use cache::Cache;
 pub use config::Config;
 pub use fields::Fields;
 pub use generation_config::GenerationConfig;
+pub use loader::{Loader, Source};
+pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
-pub use weights::{Loader, Weights};
+pub use shapes::{SHAPES, Shape};
+pub use weights::Weights;
 
 use anyhow::{Context, Result, bail};
 use candle_ascend::{DType, Device, Tensor};
@@ -92,9 +98,21 @@ pub struct Loaded {
 /// Loads the checkpoint in `dir` in `dtype` to `device`; `progress` hears the bytes read so far and their total.
 pub fn load(dir: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Loaded> {
     let config = Config::from_dir(dir)?;
+    // An architecture that does not load is said before the weights are looked for.
+    find(&config)?;
+    load_from(config, &Weights::open(dir)?, dtype, device, progress)
+}
+
+/// Loads a model of `config` with tensors from `source`; as [`load`] otherwise.
+pub fn load_from(
+    config: Config,
+    source: &dyn Source,
+    dtype: DType,
+    device: &Device,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Loaded> {
     let row = find(&config)?;
-    let weights = Weights::open(dir)?;
-    let loader = weights.loader(dtype, device, progress);
+    let loader = Loader::new(source, dtype, device, progress);
     let tied = config.tie_word_embeddings;
     let model = (row.load)(config, &loader)?;
     let mut unused = loader.unused();
@@ -102,5 +120,5 @@ pub fn load(dir: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u6
         // Some checkpoints store the tied projection as well; it is the embedding.
         unused.retain(|name| name != "lm_head.weight");
     }
-    Ok(Loaded { model, dtype, unused, stored_bytes: weights.stored_bytes() })
+    Ok(Loaded { model, dtype, unused, stored_bytes: source.stored_bytes() })
 }

@@ -1,12 +1,12 @@
 //! Weights from safetensors: one file or shards with an index, memory-mapped, checked before use.
 
 use crate::header::{self, Entry};
+use crate::loader::Source;
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::acl::MappedFile;
 use candle_ascend::{DType, Device, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -84,24 +84,42 @@ impl Weights {
         Ok(())
     }
 
-    pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+    fn find(&self, name: &str) -> Result<(&Shard, &Entry)> {
+        let Some((shard, entry)) = self.tensors.get(name) else {
+            let files = self.shards.len();
+            let place = self.shards.first().map(|shard| shard.path.display().to_string()).unwrap_or_default();
+            let others = if files > 1 { format!(" and {} more files", files - 1) } else { String::new() };
+            bail!("tensor {name} is missing in {place}{others}");
+        };
+        Ok((&self.shards[*shard], entry))
+    }
+}
+
+impl Source for Weights {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
     }
 
-    /// Names of all tensors, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// Bytes of all tensors as stored.
-    pub fn stored_bytes(&self) -> u64 {
+    fn stored_bytes(&self) -> u64 {
         self.tensors.values().map(|(_, entry)| entry.range.len() as u64).sum()
     }
 
-    /// A loader of tensors in `dtype` on `device`; `progress` hears the bytes read so far and their total.
-    pub fn loader<'a>(&'a self, dtype: DType, device: &Device, progress: &'a dyn Fn(u64, u64)) -> Loader<'a> {
-        let done = Cell::new(0);
-        Loader { weights: self, dtype, device: device.clone(), used: RefCell::default(), progress, done }
+    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<(Tensor, u64)> {
+        let (shard, entry) = self.find(name)?;
+        let file = shard.path.display();
+        ensure!(
+            entry.shape == shape,
+            "{file}: tensor {name} has shape {:?}, wanted {shape:?} from config.json",
+            entry.shape
+        );
+        let stored = float_dtype(entry.dtype).with_context(|| {
+            format!("{file}: tensor {name} is stored as {:?}, wanted F32, F16, BF16 or F64", entry.dtype)
+        })?;
+        let bytes = &shard.bytes.bytes()[entry.range.clone()];
+        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)
+            .and_then(|tensor| tensor.to_dtype(dtype))
+            .with_context(|| format!("{file}: loading tensor {name} {shape:?}"))?;
+        Ok((tensor, entry.range.len() as u64))
     }
 }
 
@@ -120,81 +138,6 @@ fn weight_map(text: &str) -> Result<BTreeMap<String, String>> {
         files.insert(name.clone(), file.to_owned());
     }
     Ok(files)
-}
-
-/// Brings tensors to a device, and remembers which were asked for.
-pub struct Loader<'a> {
-    weights: &'a Weights,
-    dtype: DType,
-    device: Device,
-    used: RefCell<BTreeSet<String>>,
-    progress: &'a dyn Fn(u64, u64),
-    done: Cell<u64>,
-}
-
-impl Loader<'_> {
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// The tensor `name`, which must have `shape`, converted to the loader's dtype on the device.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let (shard, entry) = self.find(name)?;
-        let file = shard.path.display();
-        ensure!(
-            entry.shape == shape,
-            "{file}: tensor {name} has shape {:?}, wanted {shape:?} from config.json",
-            entry.shape
-        );
-        let stored = float_dtype(entry.dtype).with_context(|| {
-            format!("{file}: tensor {name} is stored as {:?}, wanted F32, F16, BF16 or F64", entry.dtype)
-        })?;
-        let bytes = &shard.bytes.bytes()[entry.range.clone()];
-        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, &self.device)
-            .and_then(|tensor| tensor.to_dtype(self.dtype))
-            .with_context(|| format!("{file}: loading tensor {name} {shape:?}"))?;
-        self.used.borrow_mut().insert(name.to_owned());
-        self.done.set(self.done.get() + entry.range.len() as u64);
-        (self.progress)(self.done.get(), self.weights.stored_bytes());
-        Ok(tensor)
-    }
-
-    /// The tensors `names` one below the other: `rows[i]` rows each, and `columns` columns, or vectors without.
-    ///
-    /// Each part is copied into its place on the device, so that the host never holds the merged matrix.
-    pub fn merged(&self, names: &[String], rows: &[usize], columns: Option<usize>) -> Result<Tensor> {
-        let shape = |rows: usize| -> Vec<usize> { [rows].into_iter().chain(columns).collect() };
-        let merged = Tensor::zeros(shape(rows.iter().sum()), self.dtype, &self.device)?;
-        let mut offset = 0;
-        for (name, rows) in names.iter().zip(rows) {
-            let part = self.tensor(name, &shape(*rows))?;
-            merged.slice_set(&part, 0, offset).with_context(|| format!("merging {name}"))?;
-            offset += rows;
-        }
-        Ok(merged)
-    }
-
-    fn find(&self, name: &str) -> Result<(&Shard, &Entry)> {
-        let Some((shard, entry)) = self.weights.tensors.get(name) else {
-            let files = self.weights.shards.len();
-            let place = self.weights.shards.first().map(|shard| shard.path.display().to_string()).unwrap_or_default();
-            let others = if files > 1 { format!(" and {} more files", files - 1) } else { String::new() };
-            bail!("tensor {name} is missing in {place}{others}");
-        };
-        Ok((&self.weights.shards[*shard], entry))
-    }
-
-    /// Tensors of the checkpoint that nothing asked for. The tables of rotary frequencies that old checkpoints store are
-    /// left out: they are computed.
-    pub fn unused(&self) -> Vec<String> {
-        let used = self.used.borrow();
-        let extra = self.weights.names().filter(|name| !used.contains(*name) && !name.ends_with("rotary_emb.inv_freq"));
-        extra.map(str::to_owned).collect()
-    }
 }
 
 fn float_dtype(dtype: Dtype) -> Option<DType> {

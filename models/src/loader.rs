@@ -1,0 +1,93 @@
+//! From a source of tensors to the tensors of a model: on the device, in the dtype asked for, merged where the model merges.
+
+use anyhow::{Context, Result};
+use candle_ascend::{DType, Device, Tensor};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+/// Where a model's tensors come from: files, or values made up.
+pub trait Source {
+    /// Names of all tensors, in an order of their own.
+    fn names(&self) -> Vec<String>;
+
+    /// Bytes of all tensors as the source holds them.
+    fn stored_bytes(&self) -> u64;
+
+    /// The tensor `name`, which must have `shape`, in `dtype` on `device`, and the bytes that the source holds of it.
+    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<(Tensor, u64)>;
+
+    /// Room for a tensor that [`Source::place`] fills part by part.
+    fn room(&self, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        Ok(Tensor::zeros(shape, dtype, device)?)
+    }
+
+    /// Puts the tensor `name` into `room` from row `offset` on; answers as [`Source::tensor`] the bytes held of it.
+    fn place(&self, name: &str, shape: &[usize], room: &Tensor, offset: usize) -> Result<u64> {
+        let (part, bytes) = self.tensor(name, shape, room.dtype(), room.device())?;
+        room.slice_set(&part, 0, offset).with_context(|| format!("merging {name}"))?;
+        Ok(bytes)
+    }
+}
+
+/// Brings tensors to a device, and remembers which were asked for.
+pub struct Loader<'a> {
+    source: &'a dyn Source,
+    dtype: DType,
+    device: Device,
+    used: RefCell<BTreeSet<String>>,
+    progress: &'a dyn Fn(u64, u64),
+    done: Cell<u64>,
+    total: u64,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader of tensors in `dtype` on `device`; `progress` hears the bytes read so far and their total.
+    pub fn new(source: &'a dyn Source, dtype: DType, device: &Device, progress: &'a dyn Fn(u64, u64)) -> Self {
+        let (done, total) = (Cell::new(0), source.stored_bytes());
+        Self { source, dtype, device: device.clone(), used: RefCell::default(), progress, done, total }
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The tensor `name`, which must have `shape`, converted to the loader's dtype on the device.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (tensor, bytes) = self.source.tensor(name, shape, self.dtype, &self.device)?;
+        self.note(name, bytes);
+        Ok(tensor)
+    }
+
+    /// The tensors `names` one below the other: `rows[i]` rows each, and `columns` columns, or vectors without.
+    ///
+    /// Each part is copied into its place on the device, so that the host never holds the merged matrix.
+    pub fn merged(&self, names: &[String], rows: &[usize], columns: Option<usize>) -> Result<Tensor> {
+        let shape = |rows: usize| -> Vec<usize> { [rows].into_iter().chain(columns).collect() };
+        let room = self.source.room(&shape(rows.iter().sum()), self.dtype, &self.device)?;
+        let mut offset = 0;
+        for (name, rows) in names.iter().zip(rows) {
+            self.note(name, self.source.place(name, &shape(*rows), &room, offset)?);
+            offset += rows;
+        }
+        Ok(room)
+    }
+
+    fn note(&self, name: &str, bytes: u64) {
+        self.used.borrow_mut().insert(name.to_owned());
+        self.done.set(self.done.get() + bytes);
+        (self.progress)(self.done.get(), self.total);
+    }
+
+    /// Tensors of the source that nothing asked for. The tables of rotary frequencies that old checkpoints store are
+    /// left out: they are computed.
+    pub fn unused(&self) -> Vec<String> {
+        let used = self.used.borrow();
+        let mut names = self.source.names();
+        names.retain(|name| !used.contains(name) && !name.ends_with("rotary_emb.inv_freq"));
+        names
+    }
+}

@@ -13,3 +13,4 @@ pub mod status;
 
 pub use embedded::Embedded;
 pub use runtime::config::Config;
+pub use runtime::cost::{Modelled, modelled};

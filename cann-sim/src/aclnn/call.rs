@@ -2,6 +2,7 @@
 
 use super::tensor::{Tensor, TensorMeta};
 use crate::dtype::DType;
+use crate::runtime::cost::Cost;
 use crate::runtime::memory::{self, Access, Site};
 use crate::status::{Result, Status};
 use crate::{ensure, fail};
@@ -26,6 +27,8 @@ pub struct Slot {
     pub direction: Direction,
     pub meta: Arc<TensorMeta>,
     pub address: u64,
+    /// Elements that the operator reads or writes, where that is not the whole view.
+    pub touched: Option<usize>,
 }
 
 /// The first phase of one operator call: collects arguments and checks them against the operator's page.
@@ -36,16 +39,45 @@ pub struct Call {
     pub(super) slots: Vec<Slot>,
     /// Bytes of workspace that the second phase must be given.
     pub workspace: u64,
+    /// Operations that the operator noted.
+    work: Cost,
 }
 
 impl Call {
     pub(super) fn new(op: &'static str) -> Self {
-        Self { op, slots: Vec::new(), workspace: 0 }
+        Self { op, slots: Vec::new(), workspace: 0, work: Cost::default() }
     }
 
     /// Asks for `bytes` of workspace, rounded up to 512 as CANN does.
     pub fn needs_workspace(&mut self, bytes: usize) {
         self.workspace = bytes.next_multiple_of(512) as u64;
+    }
+
+    /// For the cost model: notes operations. An operator that notes none does one on each element of its largest operand.
+    pub fn works(&mut self, work: Cost) {
+        self.work = self.work.plus(work);
+    }
+
+    /// For the cost model: the operator reads or writes `elements` of `tensor`, not the whole of it.
+    pub fn touches(&mut self, tensor: &Tensor, elements: usize) {
+        self.slots[tensor.slot].touched = Some(elements);
+    }
+
+    /// The operations noted, or the usual ones, and the bytes of the operands: each input is read once, each output written once.
+    fn cost(&self) -> Cost {
+        let bytes = |slot: &Slot| {
+            let elements = slot.touched.unwrap_or_else(|| slot.meta.distinct());
+            let ways = if slot.direction == Direction::InOut { 2 } else { 1 };
+            (ways * elements * slot.meta.dtype.size()) as u64
+        };
+        let work = if self.work == Cost::default() { self.usual_work() } else { self.work };
+        work.plus(Cost { bytes: self.slots.iter().map(bytes).sum(), ..Cost::default() })
+    }
+
+    fn usual_work(&self) -> Cost {
+        let elements = |slot: &Slot| slot.touched.unwrap_or_else(|| slot.meta.count());
+        let largest = self.slots.iter().max_by_key(|slot| elements(slot));
+        largest.map_or(Cost::default(), |slot| Cost::vector(elements(slot), 1, slot.meta.dtype))
     }
 
     /// A parameter error (161002) that names the operator.
@@ -154,6 +186,7 @@ pub struct Executor {
     pub op: &'static str,
     pub slots: Vec<Slot>,
     pub workspace: u64,
+    pub cost: Cost,
     pub kernel: Arc<Kernel>,
     pub repeatable: bool,
     pub launched: bool,
@@ -162,8 +195,9 @@ pub struct Executor {
 impl Executor {
     /// Finishes the first phase.
     pub fn new(call: Call, kernel: Kernel) -> Self {
-        let Call { op, slots, workspace } = call;
-        Self { op, slots, workspace, kernel: Arc::new(kernel), repeatable: false, launched: false }
+        let cost = call.cost();
+        let Call { op, slots, workspace, .. } = call;
+        Self { op, slots, workspace, cost, kernel: Arc::new(kernel), repeatable: false, launched: false }
     }
 
     /// Replaces the address of the `index`-th input or output (in declaration order).

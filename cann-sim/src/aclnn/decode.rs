@@ -39,7 +39,7 @@ impl Decode<'_> {
         self.required(handle)?;
         let (meta, address) = meta::tensor(handle, self.name)?;
         let slot = self.call.slots.len();
-        self.call.slots.push(Slot { name: self.name, direction, meta: meta.clone(), address });
+        self.call.slots.push(Slot { name: self.name, direction, meta: meta.clone(), address, touched: None });
         Ok(Tensor { name: self.name, meta, slot, handle: handle as u64 })
     }
 

@@ -62,6 +62,12 @@ impl TensorMeta {
         (low, high + 1)
     }
 
+    /// Number of different elements that the view reaches, at most: a broadcast reads its one element once.
+    pub fn distinct(&self) -> usize {
+        let (low, high) = self.extent();
+        self.count().min((high - low) as usize)
+    }
+
     /// Calls `visit` with the storage offset of each element, in row-major order of the view.
     pub fn for_each_offset(&self, mut visit: impl FnMut(usize)) {
         let count = self.count();

@@ -95,6 +95,8 @@ pub fn scatter_pa_kv_cache(
     if value.shape[0] != key.shape[0] {
         return call.invalid(format!("key has {} tokens and value {}", key.shape[0], value.shape[0]));
     }
+    call.touches(&key_cache_ref, key.count());
+    call.touches(&value_cache_ref, value.count());
     Ok(Box::new(move |launch| {
         let slots = slot_mapping.load_i64(launch)?;
         write_side(launch, &key, &key_cache_ref, &slots, pages)?;
@@ -213,5 +215,6 @@ pub fn strided_slice(
     };
     let view = masks.view(call, &self_, &begin, &end, &strides)?;
     call.shape_is(&out, &view.shape)?;
+    call.touches(&self_, out.count());
     Ok(Box::new(move |launch| copy(launch, &view, &out)))
 }

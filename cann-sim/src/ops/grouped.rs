@@ -4,6 +4,7 @@ use super::gemm::{Matrix, Stored, product_of};
 use super::types::FLOATS;
 use crate::aclnn::{Call, Kernel, Launch, Tensor, TensorList};
 use crate::dtype::DType::{BF16, F16, F32, I64};
+use crate::runtime::cost::Cost;
 use crate::status::{Result, Status};
 use acl_sys::error::ACL_ERROR_RT_AICORE_EXCEPTION;
 use half::{bf16, f16};
@@ -136,6 +137,12 @@ fn plan(
     call.same_dtype(out, x)?;
     call.shape_is(out, &[x.shape[0], n])?;
     call.needs_workspace(4096);
+    // Which experts get rows is only known later; not more than there are rows, and evenly at best.
+    let busy = experts.min(x.shape[0]).max(1);
+    call.works(Cost::products(busy, (x.shape[0].div_ceil(busy), k, n), x.dtype, false));
+    if stacked {
+        call.touches(&weight[0], busy * k * n);
+    }
     let grouped =
         Grouped { x: x.clone(), weights: weight, bias, group_list, sizes: group_list_type == 1, out: out.clone() };
     let dtype = grouped.x.dtype;

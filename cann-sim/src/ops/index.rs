@@ -48,7 +48,7 @@ pub(super) fn bases(like: &TensorMeta, index: &[usize], shape: &[usize], dim: us
 }
 
 /// The kernel that reads whole rows of `self` along `dim`.
-fn select(call: &Call, self_: Tensor, dim: i64, index: Tensor, out: Tensor) -> Result<Kernel> {
+fn select(call: &mut Call, self_: Tensor, dim: i64, index: Tensor, out: Tensor) -> Result<Kernel> {
     at_most_8d(call, &[&self_, &index, &out])?;
     call.dtype_in(&index, INDICES)?;
     call.same_dtype(&out, &self_)?;
@@ -57,6 +57,7 @@ fn select(call: &Call, self_: Tensor, dim: i64, index: Tensor, out: Tensor) -> R
     let (limit, inner) = rest.split_first().map_or((1, &[][..]), |(&limit, inner)| (limit, inner));
     call.shape_is(&out, &[outer, &index.shape, inner].concat())?;
     let (outer, inner): (usize, usize) = (outer.iter().product(), inner.iter().product());
+    call.touches(&self_, out.count());
     Ok(Box::new(move |launch| {
         let positions = positions(launch, &index, limit, false)?;
         with_bits!(self_.dtype, T => {
@@ -114,6 +115,7 @@ pub fn gather(call: &mut Call, self_: Tensor, dim: i64, index: Tensor, out: Tens
     }
     let (limit, stride) =
         (self_.shape.get(dim).copied().unwrap_or(1), row_major(&self_.shape).get(dim).copied().unwrap_or(1));
+    call.touches(&self_, out.count());
     Ok(Box::new(move |launch| {
         let places = positions(launch, &index, limit, true)?;
         let bases = bases(&self_, &index.shape, &self_.shape, dim);
@@ -133,6 +135,7 @@ pub fn take(call: &mut Call, self_: Tensor, index: Tensor, out: Tensor) -> Resul
     call.dtype_in(&index, INDICES)?;
     call.same_dtype(&out, &self_)?;
     call.shape_is(&out, &index.shape)?;
+    call.touches(&self_, out.count());
     Ok(Box::new(move |launch| {
         let places = positions(launch, &index, self_.count(), false)?;
         with_bits!(self_.dtype, T => {
@@ -158,6 +161,7 @@ pub fn gather_nd(
     let depth = coordinates(call, &indices, &self_)?;
     call.shape_is(&out, &[&indices.shape[..indices.rank() - 1], &self_.shape[depth..]].concat())?;
     let inner: usize = self_.shape[depth..].iter().product();
+    call.touches(&self_, out.count());
     Ok(Box::new(move |launch| {
         let starts = slice_starts(launch, &indices, &self_.shape[..depth], negative_index_support)?;
         with_bits!(self_.dtype, T => {
@@ -321,6 +325,7 @@ pub fn index(call: &mut Call, self_: Tensor, indices: TensorList, out: Tensor) -
     let source = self_.permuted_view(&addressing.order);
     let inner: usize = source.shape[addressing.indexed..].iter().product();
     let target = addressing.common_first(&out, common.as_ref().map_or(1, Vec::len));
+    call.touches(&self_, out.count());
     Ok(Box::new(move |launch| {
         let slices = addressing.slices(launch, &self_, &indices, common.as_deref())?;
         if slices.len() * inner != out.count() {

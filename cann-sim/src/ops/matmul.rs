@@ -5,6 +5,7 @@ use super::types::FLOATS;
 use crate::aclnn::{Call, Kernel, Launch, Scalar, Tensor};
 use crate::dtype::DType::{self, *};
 use crate::runtime::config;
+use crate::runtime::cost::Cost;
 use crate::status::Result;
 use acl_sys::enums::ACL_FORMAT_FRACTAL_NZ;
 use half::{bf16, f16};
@@ -187,6 +188,17 @@ impl Product {
         Self { a: last(&self.a, rows), b: last(&self.b, k), batch: 1, m: rows, ..self }
     }
 
+    /// What the cube cores do; `HFLOAT32` and `FLOAT16` take one pass.
+    fn cost(&self) -> Cost {
+        let dtype = match (self.precision, self.a.dtype, self.b.dtype) {
+            (Precision::Half, ..) => F16,
+            (_, F32, _) | (_, _, F32) => F32,
+            (_, dtype, _) => dtype,
+        };
+        let k = self.a.shape[self.a.rank() - 1];
+        Cost::products(self.batch, (self.m, k, self.n), dtype, self.precision != Precision::Keep)
+    }
+
     /// The result, row-major.
     fn run(&self, launch: &Launch) -> Result<Vec<f32>> {
         let size = self.m * self.n;
@@ -219,6 +231,7 @@ fn plain(
     let (product, shape) = Product::new(call, a, b, precision)?;
     call.shape_is(&out, &wanted.unwrap_or(shape))?;
     call.needs_workspace(WORKSPACE);
+    call.works(product.cost());
     Ok(Box::new(move |launch| out.store_f32(launch, &product.run(launch)?)))
 }
 
@@ -275,6 +288,7 @@ fn biased(
     }
     call.shape_is(&out, shape)?;
     call.needs_workspace(WORKSPACE);
+    call.works(product.cost());
     let bias = bias.broadcast_view(shape);
     let (beta, alpha) = (beta.float as f32, alpha.float as f32);
     Ok(Box::new(move |launch| {

@@ -28,6 +28,7 @@ pub fn index_put_impl(
         if call.broadcast(&wanted, &values.shape)? != wanted {
             return call.invalid(format!("values has shape {:?}, wanted {wanted:?}", values.shape));
         }
+        call.touches(&self_ref, wanted.iter().product());
     }
     let target = self_ref.permuted_view(&addressing.order);
     Ok(Box::new(move |launch| {

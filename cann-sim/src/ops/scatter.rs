@@ -195,6 +195,9 @@ pub fn index_copy(
     let [base, rows, target] =
         [&self_ref, &source, &out_ref].map(|t| if t.rank() == 0 { t.unsqueezed_view(0) } else { t.clone() });
     let in_place = self_ref.slot == out_ref.slot;
+    if in_place {
+        call.touches(&self_ref, source.count());
+    }
     Ok(Box::new(move |launch| {
         if !in_place {
             copy(launch, &base, &target)?;
@@ -286,6 +289,7 @@ pub fn inplace_scatter_update(
         return call
             .invalid(format!("updates has shape {:?}, which does not fit data {:?}", updates.shape, data.shape));
     }
+    call.touches(&data, updates.count());
     Ok(Box::new(move |launch| {
         let (length, places) = (updates.shape[dim], indices.load_i64(launch)?);
         for i in 0..batches {
@@ -340,5 +344,6 @@ pub fn scatter_nd(call: &mut Call, data: Tensor, indices: Tensor, updates: Tenso
 /// Replaces slices of `var_ref` by `updates`.
 pub fn scatter_nd_update(call: &mut Call, var_ref: Tensor, indices: Tensor, updates: Tensor) -> Result<Kernel> {
     call.dtype_in(&var_ref, &[F16, BF16, F32, I64, Bool, I8])?;
+    call.touches(&var_ref, updates.count());
     scatter_slices(call, var_ref, indices, updates, |_| Ok(()))
 }

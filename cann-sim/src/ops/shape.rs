@@ -32,6 +32,7 @@ pub fn permute(call: &mut Call, self_: Tensor, dims: Vec<i64>, out: Tensor) -> R
     }
     let view = self_.permuted_view(&order);
     call.shape_is(&out, &view.shape)?;
+    call.touches(&self_, out.count());
     Ok(moved(view, out))
 }
 

@@ -3,6 +3,7 @@
 //! A graph runs its tasks one after another, in the order in which they were issued, on the stream that executes it.
 //! That order keeps every dependency; what is given up is only that branches overlap in time.
 
+use super::cost::{self, Cost, Issue};
 use super::handles::{Kind, Table};
 use super::memory::{self, Site};
 use super::stream::{Stream, Task, Work};
@@ -32,6 +33,7 @@ pub struct Recorded {
     pub step: Step,
     /// Device addresses that it was given.
     pub addresses: Vec<u64>,
+    pub cost: Cost,
 }
 
 /// A capture that is going on.
@@ -266,6 +268,11 @@ pub fn graph<H>(handle: *const H) -> Result<Arc<Graph>> {
 /// Puts one run of the graph into `stream`.
 pub fn execute(graph: &Arc<Graph>, stream: &Arc<Stream>) -> Result<()> {
     stream.not_capturing("aclmdlRIExecuteAsync")?;
+    for (at, step) in graph.steps.iter().filter(|step| matches!(step.step, Step::Kernel(_))).enumerate() {
+        // One call gives the stream all of the tasks.
+        let issue = if at == 0 { Issue::Call } else { Issue::Graph };
+        cost::issued(stream.device, stream.id, step.op, &step.cost, issue);
+    }
     stream.issue("aclmdlRIExecuteAsync", |site| {
         for step in &graph.steps {
             let epoch = Epoch { op: step.op, stream: site.stream, position: site.position };

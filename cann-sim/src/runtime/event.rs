@@ -15,13 +15,16 @@ pub struct Point {
     pub position: u64,
     /// What is known to be finished before the recording.
     pub clock: Arc<Clock>,
+    /// When that is in the cost model, in nanoseconds.
+    pub modelled: f64,
     done: Mutex<Option<Instant>>,
     signal: Condvar,
 }
 
 impl Point {
     pub fn new(stream: u32, position: u64, clock: Arc<Clock>) -> Arc<Self> {
-        Arc::new(Self { stream, position, clock, done: Mutex::new(None), signal: Condvar::new() })
+        let modelled = super::cost::end(stream);
+        Arc::new(Self { stream, position, clock, modelled, done: Mutex::new(None), signal: Condvar::new() })
     }
 
     /// The stream got here.
@@ -51,6 +54,7 @@ impl Point {
     /// The host saw that the stream got here, so it knows what came before.
     pub fn learned(&self) {
         clock::host_learns(&self.clock, self.stream, self.position);
+        super::cost::host_waited(self.modelled);
     }
 }
 

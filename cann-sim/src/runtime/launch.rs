@@ -1,6 +1,7 @@
 //! From the second phase of an operator, a copy or a host function to a task of a stream.
 
 use super::capture::{Recorded, Step};
+use super::cost::{self, Cost, Issue};
 use super::device;
 use super::memory::{self, Site};
 use super::stream::{Stream, Task, Work};
@@ -85,15 +86,16 @@ fn issue(executor: &Executor, workspace: u64, workspace_size: u64, stream: &Arc<
             kernel(&Launch { op, addresses: addresses.clone(), workspace, site: site.clone() })
         }
     });
-    submit(stream, op, used, work);
+    submit(stream, op, used, executor.cost, Issue::Operator, work);
 }
 
-/// Issues `work`, which was given `addresses`, to `stream` or to its capture.
-pub fn submit(stream: &Stream, op: &'static str, addresses: Vec<u64>, work: Work) {
+/// Issues `work`, which was given `addresses` and costs `cost`, to `stream` or to its capture.
+pub fn submit(stream: &Stream, op: &'static str, addresses: Vec<u64>, cost: Cost, issue: Issue, work: Work) {
     if let Some(capture) = stream.capturing() {
-        capture.record(Recorded { op, stream: stream.id, step: Step::Kernel(work), addresses });
+        capture.record(Recorded { op, stream: stream.id, step: Step::Kernel(work), addresses, cost });
         return;
     }
+    cost::issued(stream.device, stream.id, op, &cost, issue);
     stream.issue(op, |site: &Site| {
         let epoch = Epoch { op, stream: site.stream, position: site.position };
         addresses.iter().for_each(|&address| memory::note_use(address, epoch));

@@ -4,6 +4,7 @@ pub mod binary;
 pub mod capture;
 pub mod clock;
 pub mod config;
+pub mod cost;
 pub mod device;
 pub mod event;
 pub mod exports;
@@ -18,6 +19,7 @@ pub mod settings;
 pub mod soc;
 pub mod stats;
 pub mod stream;
+pub mod timeline;
 pub mod track;
 pub mod vmm;
 

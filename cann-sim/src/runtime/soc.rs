@@ -12,6 +12,8 @@ pub struct Soc {
     pub cube_mhz: u32,
     /// Device memory in GiB.
     pub hbm_gib: u64,
+    /// Bytes a nanosecond between device memory and the cores.
+    pub hbm_rate: u64,
     /// Second-level cache in MiB.
     pub l2_mib: u64,
     /// Unified buffer of one vector core in bytes.
@@ -29,8 +31,11 @@ const fn row(
     l2_mib: u64,
     arch: i64,
 ) -> Soc {
+    // The figure published for the family, a die of A3 and the 950PR alike; chips with half of the memory are taken to
+    // have half of its stacks.
+    let hbm_rate = if hbm_gib < 64 { 800 } else { 1600 };
     let ub = if arch == 3510 { 248 << 10 } else { 192 << 10 };
-    Soc { name, short, cube_cores, vector_cores: 2 * cube_cores, cube_mhz, hbm_gib, l2_mib, ub, arch }
+    Soc { name, short, cube_cores, vector_cores: 2 * cube_cores, cube_mhz, hbm_gib, hbm_rate, l2_mib, ub, arch }
 }
 
 /// Every chip that can be simulated.

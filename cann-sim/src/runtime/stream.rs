@@ -5,7 +5,7 @@ use super::clock::{self, Clock};
 use super::event::Point;
 use super::handles::{Kind, Table};
 use super::memory::Site;
-use super::{config, faults, settings, stats};
+use super::{config, cost, faults, settings, stats};
 use crate::fail;
 use crate::status::{Result, Status, catch};
 use acl_sys::error::*;
@@ -136,6 +136,7 @@ impl Stream {
             let mut clock = Clock::clone(&queue.clock);
             clock.join(&point.clock);
             clock.advance(point.stream, point.position);
+            cost::waits(self.device, self.id, point.modelled);
             queue.clock = Arc::new(clock);
         }
         queue.tasks.push_back(Queued { task, site });
@@ -159,6 +160,7 @@ impl Stream {
         let mut queue = self.queue();
         let target = queue.issued;
         let clock = queue.clock.clone();
+        let modelled = cost::end(self.id);
         let deadline = limit.map(|limit| Instant::now() + limit);
         while queue.finished < target {
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
@@ -175,6 +177,7 @@ impl Stream {
             }
         }
         clock::host_learns(&clock, self.id, target);
+        cost::host_waited(modelled);
         queue.aborted = false;
         queue.failure.take().map_or(Ok(()), Err)
     }

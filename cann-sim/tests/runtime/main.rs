@@ -5,6 +5,7 @@ mod cost;
 mod handles;
 mod launch;
 mod memory;
+mod model;
 mod races;
 mod streams;
 mod support;

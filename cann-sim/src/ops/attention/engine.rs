@@ -1,8 +1,10 @@
 //! The computation: for blocks of queries that share a key head, scores, masked softmax and the weighted values.
 
 use super::layout::{Band, Grid, LoadedMask, Mask, Span};
-use crate::aclnn::{Launch, Tensor};
+use crate::aclnn::{Call, Launch, Tensor};
+use crate::dtype::DType::F32;
 use crate::ops::gemm::{Matrix, Stored, product};
+use crate::runtime::cost::Cost;
 use crate::status::{Result, Status};
 use acl_sys::error::ACL_ERROR_RT_AICORE_EXCEPTION;
 use rayon::prelude::*;
@@ -10,6 +12,10 @@ use std::borrow::Cow;
 
 /// Rows (queries times heads of a group) whose scores are held at a time.
 const ROWS: usize = 64;
+
+/// Vector operations on each score: scaling, the mask, the running maximum, its subtraction, the exponential, the running
+/// sum, the type of the product that follows, and the correction of the earlier sum.
+const SOFTENING: usize = 8;
 
 /// Where the keys and values of one sequence lie.
 #[derive(Clone, Debug)]
@@ -83,6 +89,34 @@ impl Attention {
     /// Query heads that share a key head.
     pub(super) fn group(&self) -> usize {
         self.query.heads / self.keys[0].0.heads
+    }
+
+    /// For the cost model: keys and values up to each sequence's length are read once, and each visible pair of query and key
+    /// is softened on the vector cores and takes `products` on the cube cores over a key's elements, and over a value's. Of a mask, which can
+    /// be a triangle for any length, no more is read than there are pairs.
+    pub(super) fn note_cost(&self, call: &mut Call, products: [u64; 2], mask: Option<&Tensor>) {
+        let (heads, group) = (self.keys[0].0.heads, self.group());
+        for (source, (key, value)) in self.keys.iter().enumerate() {
+            let of_source = self.sequences.iter().filter(|(_, keys)| keys.source == source);
+            let tokens: usize = of_source.map(|(_, keys)| keys.span.len).sum();
+            call.touches(&key.tensor, tokens * heads * key.dim);
+            call.touches(&value.tensor, tokens * heads * value.dim);
+        }
+        if let Some(mask) = mask {
+            let pairs: usize = self.sequences.iter().map(|(span, keys)| span.len * keys.span.len).sum();
+            call.touches(mask, mask.count().min(pairs));
+        }
+        for (span, keys) in &self.sequences {
+            let visible = |i| self.band.range(i, span.len, keys.span.len);
+            let pairs: usize = (0..span.len).map(|i| visible(i).1 - visible(i).0).sum();
+            // As one product of all of a group's queries with the mean number of keys that they see.
+            let (rows, seen) = (group * span.len, pairs.div_ceil(span.len.max(1)));
+            let dtype = self.query.tensor.dtype;
+            for (dim, products) in [self.query.dim, self.keys[keys.source].1.dim].into_iter().zip(products) {
+                call.works(Cost::products(heads, (rows, dim, seen), dtype, false).times(products));
+            }
+            call.works(Cost::vector(heads * group * pairs, SOFTENING, F32));
+        }
     }
 
     /// Runs all blocks, in parallel.

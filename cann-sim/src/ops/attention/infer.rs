@@ -68,6 +68,7 @@ impl Inference {
         call.needs_workspace(query.tensor.count() * 4);
         let dtype = self.query.dtype;
         let attention = Attention { query, keys, sequences, pages, scale: self.scale as f32, band, mask };
+        attention.note_cost(call, [1, 1], self.mask.as_ref());
         Ok(Box::new(move |launch| {
             let blocks = if dtype == F16 { attention.run::<f16>(launch)? } else { attention.run::<bf16>(launch)? };
             store(launch, &attention, &blocks, &out)?;

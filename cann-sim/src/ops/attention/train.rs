@@ -153,6 +153,7 @@ fn forward(call: &mut Call, training: Training, max: Tensor, sum: Tensor, out: T
     let max = statistic(call, &max, &attention.query, layout)?;
     let sum = statistic(call, &sum, &attention.query, layout)?;
     call.needs_workspace(attention.query.tensor.count() * 4);
+    attention.note_cost(call, [1, 1], training.mask.as_ref());
     let dtype = training.query.dtype;
     Ok(Box::new(move |launch| {
         let blocks = run(&attention, launch, dtype)?;

@@ -182,6 +182,8 @@ fn backward(call: &mut Call, training: Training, kept: Kept) -> Result<Kernel> {
         call.shape_is(tensor, &like.shape)?;
     }
     call.same_dtype(&output, &training.query)?;
+    // The scores come again, and the gradients of scores, query, key and value are a product each.
+    attention.note_cost(call, [3, 2], training.mask.as_ref());
     let (heads, key_heads) = (attention.query.heads, attention.keys[0].0.heads);
     let (dy, output) = (Grid::new(call, &dy, layout, heads)?, Grid::new(call, &output, layout, heads)?);
     let sizes = (attention.query.batch, attention.query.tokens, attention.keys[0].1.dim);

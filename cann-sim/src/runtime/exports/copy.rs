@@ -1,5 +1,6 @@
 //! Copies and fills: direction, ranges and sizes are checked when the call is made and again when the copy runs.
 
+use crate::runtime::cost::{self, Cost, Issue};
 use crate::runtime::memory::{self, Access, Site};
 use crate::runtime::stats::{self, Counter};
 use crate::runtime::stream::Work;
@@ -137,6 +138,12 @@ impl Copy {
         Ok(())
     }
 
+    fn cost(&self) -> Cost {
+        let bytes = self.width * self.height;
+        let both = memory::owner(self.dst).is_some() && memory::owner(self.src).is_some();
+        if both { Cost::device_copy(bytes) } else { Cost::link_copy(bytes) }
+    }
+
     /// Device addresses that the copy touches.
     fn addresses(&self) -> Vec<u64> {
         [self.dst, self.src].into_iter().filter(|&address| memory::owner(address).is_some()).collect()
@@ -168,6 +175,7 @@ fn host_view(address: u64, length: usize, access: Access, site: &Site, which: &s
 fn now(call: &'static str, copy: Copy) -> Result<()> {
     device::current()?;
     capture::forbid(call)?;
+    cost::host_copies(&copy.cost());
     copy.run(&Site::host(call))
 }
 
@@ -188,12 +196,26 @@ fn later(call: &'static str, copy: Copy, stream: aclrtStream) -> Result<()> {
             );
         }
     }
-    launch::submit(&stream, call, copy.addresses(), Arc::new(move |site: &Site| copy.run(site)) as Work);
+    launch::submit(
+        &stream,
+        call,
+        copy.addresses(),
+        copy.cost(),
+        Issue::Call,
+        Arc::new(move |site: &Site| copy.run(site)) as Work,
+    );
     if pinned { Ok(()) } else { stream.synchronize(None) }
 }
 
+/// A checked fill.
+struct Fill {
+    address: u64,
+    cost: Cost,
+    work: Work,
+}
+
 /// Fills device memory with a repeated pattern.
-fn fill(call: &'static str, pointer: *mut c_void, room: usize, pattern: Vec<u8>, count: usize) -> Result<(u64, Work)> {
+fn fill(call: &'static str, pointer: *mut c_void, room: usize, pattern: Vec<u8>, count: usize) -> Result<Fill> {
     ensure!(!pointer.is_null(), ACL_ERROR_INVALID_PARAM, "devPtr is null");
     ensure!(count > 0, ACL_ERROR_RT_PARAM_INVALID, "there is nothing to fill: count is 0");
     let bytes = count * pattern.len();
@@ -214,18 +236,19 @@ fn fill(call: &'static str, pointer: *mut c_void, room: usize, pattern: Vec<u8>,
         }
         Ok(())
     });
-    Ok((address, work))
+    Ok(Fill { address, cost: Cost { bytes: bytes as u64, ..Cost::default() }, work })
 }
 
-fn fill_later(call: &'static str, (address, work): (u64, Work), stream: aclrtStream) -> Result<()> {
+fn fill_later(call: &'static str, Fill { address, cost, work }: Fill, stream: aclrtStream) -> Result<()> {
     let stream = device::stream(stream)?;
-    launch::submit(&stream, call, vec![address], work);
+    launch::submit(&stream, call, vec![address], cost, Issue::Call, work);
     Ok(())
 }
 
-fn fill_now(call: &'static str, (_, work): (u64, Work)) -> Result<()> {
+fn fill_now(call: &'static str, Fill { cost, work, .. }: Fill) -> Result<()> {
     device::current()?;
     capture::forbid(call)?;
+    cost::host_copies(&cost);
     work(&Site::host(call))
 }
 

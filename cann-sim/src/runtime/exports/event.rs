@@ -2,6 +2,7 @@
 
 use super::context::limit;
 use crate::runtime::capture::{Recorded, Step};
+use crate::runtime::cost::Cost;
 use crate::runtime::event::{self, EVENTS, Event, Point, TIME_LINE};
 use crate::runtime::handles::pointer;
 use crate::runtime::stream::{Stream, Task};
@@ -43,6 +44,7 @@ fn record(event: &Arc<Event>, stream: &Arc<Stream>) {
             stream: stream.id,
             step: Step::Record,
             addresses: Vec::new(),
+            cost: Cost::default(),
         });
         *captured = Some(capture);
         return;
@@ -72,7 +74,8 @@ fn wait(call: &'static str, stream: &Arc<Stream>, event: &Arc<Event>, limit: Opt
             event.id
         );
         capture.joined_by(stream, point.stream)?;
-        capture.record(Recorded { op: call, stream: stream.id, step: Step::Wait, addresses: Vec::new() });
+        let (op, step) = (call, Step::Wait);
+        capture.record(Recorded { op, stream: stream.id, step, addresses: Vec::new(), cost: Cost::default() });
         return Ok(());
     }
     if let Some(capture) = stream.capturing() {

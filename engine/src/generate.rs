@@ -6,7 +6,7 @@ use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::{DType, Device, Tensor};
-use npu_models::{Cache, CausalLm, Config, GenerationConfig, Logits};
+use npu_models::{Cache, CausalLm, Config, GenerationConfig, Loaded, Logits};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +93,20 @@ impl Generator {
             unused_tensors: loaded.unused,
         };
         Ok(Self { model: loaded.model, tokenizer, template, generation, ends, device: device.clone(), load })
+    }
+
+    /// A model without a tokenizer, loaded in `seconds`: prompts are tokens, and answers have no text.
+    pub fn without_text(loaded: Loaded, device: &Device, seconds: f64) -> Self {
+        let load = LoadStats { seconds, stored_bytes: loaded.stored_bytes, unused_tensors: loaded.unused };
+        Self {
+            model: loaded.model,
+            tokenizer: Tokenizer::empty(),
+            template: None,
+            generation: GenerationConfig::default(),
+            ends: Vec::new(),
+            device: device.clone(),
+            load,
+        }
     }
 
     pub fn model(&self) -> &dyn CausalLm {

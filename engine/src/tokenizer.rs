@@ -30,6 +30,12 @@ impl Tokenizer {
         Ok(Self { inner, config })
     }
 
+    /// A tokenizer of no tokens: every text is empty.
+    pub(crate) fn empty() -> Self {
+        let inner = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
+        Self { inner, config: TokenizerConfig::default() }
+    }
+
     pub fn config(&self) -> &TokenizerConfig {
         &self.config
     }

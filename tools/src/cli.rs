@@ -4,6 +4,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use clap::{Args, Parser, Subcommand};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Run language models on Ascend NPUs, NVIDIA GPUs, the CPU, or an NPU that is not there.
@@ -28,6 +29,8 @@ pub enum Command {
     Infer(InferArgs),
     /// Compute a checkpoint's logits for given tokens, to compare with other frameworks
     Logits(LogitsArgs),
+    /// Measure prefill and decode of a shape with random weights, or of a checkpoint, alone or against other programs
+    Bench(BenchArgs),
     /// Check the machine: libraries, devices, copies, streams and every operator against plain arithmetic
     Smoke(SmokeArgs),
 }
@@ -114,6 +117,14 @@ pub struct InferArgs {
     #[arg(long, conflicts_with = "raw", help_heading = "Prompt")]
     pub no_think: bool,
 
+    /// Say where the simulated device's modelled time goes, by operator
+    #[arg(long, help_heading = "Output")]
+    pub stats: bool,
+
+    /// Write the simulated device's modelled tasks to FILE, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub timeline: Option<PathBuf>,
+
     /// Print one JSON report instead of streamed text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -141,6 +152,64 @@ pub struct LogitsArgs {
 
     /// Print a JSON report instead of text
     #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Well-known model whose dimensions to use, with random weights (an unknown name lists the known ones)
+    #[arg(long, default_value = "qwen2-0.5b", value_name = "NAME")]
+    pub shape: String,
+
+    /// Checkpoint folder to measure instead of a shape
+    #[arg(long, value_name = "DIR", conflicts_with = "shape")]
+    pub model: Option<PathBuf>,
+
+    /// Weights: auto, f32, f16, bf16, q8_0, q4_k_m
+    #[arg(long, default_value = "auto", value_name = "DTYPE")]
+    pub dtype: String,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
+
+    /// Tokens of the prompt, computed in one prefill
+    #[arg(short = 'p', long, default_value_t = 128, value_name = "N")]
+    pub prompt_tokens: usize,
+
+    /// Tokens decoded after the prompt, one by one
+    #[arg(short = 'n', long, default_value_t = 32, value_name = "N")]
+    pub decode_tokens: usize,
+
+    /// Measure this often; medians and the range are reported
+    #[arg(short = 'r', long, default_value_t = 5, value_name = "N")]
+    pub repeat: usize,
+
+    /// Rounds before that, which do not count
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub warmup: usize,
+
+    /// Threads of the CPU, for every program that is measured [default: all]
+    #[arg(short = 't', long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Also run these on the same shape, in turns with our own runs: llama-bench, pytorch, or all
+    #[arg(long, value_name = "PEERS", value_delimiter = ',', help_heading = "Peers")]
+    pub against: Vec<String>,
+
+    /// llama.cpp's llama-bench [default: from PATH]
+    #[arg(long, value_name = "PATH", help_heading = "Peers")]
+    pub llama_bench: Option<PathBuf>,
+
+    /// Python with torch, and transformers if it is to be used
+    #[arg(long, default_value = "python3", value_name = "PATH", help_heading = "Peers")]
+    pub python: PathBuf,
+
+    /// Write the simulated device's modelled tasks, of a prefill and of one with decoding, to FILE, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub timeline: Option<PathBuf>,
+
+    /// Print one JSON report instead of tables
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 

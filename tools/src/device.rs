@@ -45,6 +45,8 @@ pub struct Opened {
     pub device: Device,
     /// One line: what was taken, and for `auto` why.
     pub line: String,
+    /// Device memory is this machine's own, and times are not a card's.
+    pub simulated: bool,
 }
 
 /// Makes the simulated CANN that is linked into this program known to the backend, which does not depend on it.
@@ -57,13 +59,13 @@ pub fn open(args: &DeviceArgs) -> Result<Opened> {
     let choice: Choice = args.device.parse()?;
     match choice {
         Choice::Auto => auto(args),
-        Choice::Cpu => Ok(Opened { device: Device::Cpu, line: "cpu".into() }),
+        Choice::Cpu => Ok(Opened { device: Device::Cpu, line: "cpu".into(), simulated: false }),
         Choice::Npu(index) => npu(args, index),
         Choice::Cuda(index) => cuda(index),
         Choice::Sim(soc) => {
             let device = NpuDevice::simulated(soc.as_deref().unwrap_or(""), 0).context("opening the simulated NPU")?;
             let line = format!("simulated NPU: {}", device.source());
-            Ok(Opened { device: Device::Npu(device), line })
+            Ok(Opened { device: Device::Npu(device), line, simulated: true })
         }
     }
 }
@@ -72,7 +74,7 @@ fn npu(args: &DeviceArgs, index: usize) -> Result<Opened> {
     let device = NpuDevice::installed(index, args.cann_home.as_deref())
         .with_context(|| format!("opening npu:{index} (an NPU that is not there is --device sim)"))?;
     let line = format!("npu:{index}: {}", device.source());
-    Ok(Opened { device: Device::Npu(device), line })
+    Ok(Opened { device: Device::Npu(device), line, simulated: false })
 }
 
 fn cuda(index: usize) -> Result<Opened> {
@@ -80,7 +82,7 @@ fn cuda(index: usize) -> Result<Opened> {
         bail!("this npu-run was built without CUDA; rebuild it with `--features cuda`");
     }
     let device = Device::new_cuda(index).with_context(|| format!("opening cuda:{index}"))?;
-    Ok(Opened { device, line: format!("cuda:{index}") })
+    Ok(Opened { device, line: format!("cuda:{index}"), simulated: false })
 }
 
 /// The first of NPU, GPU and CPU that opens; the simulated NPU is never taken unasked.
@@ -94,7 +96,7 @@ fn auto(args: &DeviceArgs) -> Result<Opened> {
         Ok(opened) => return Ok(opened),
         Err(error) => first_line(error),
     };
-    Ok(Opened { device: Device::Cpu, line: format!("cpu (no NPU: {no_npu}; no GPU: {no_cuda})") })
+    Ok(Opened { device: Device::Cpu, line: format!("cpu (no NPU: {no_npu}; no GPU: {no_cuda})"), simulated: false })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::cli::InferArgs;
 use crate::device::{self, Opened};
 use crate::model::{self, Folder};
+use crate::modelled::{self, Recording};
 use crate::{progress, report};
 use anyhow::{Context, Result, bail};
 use npu_engine::{
@@ -31,7 +32,8 @@ const INTERRUPTED: u8 = 130;
 pub fn run(args: &InferArgs) -> Result<ExitCode> {
     let prompt = prompt(args)?;
     let folder = Folder::of(&args.model)?;
-    let Opened { device, line } = device::open(&args.device)?;
+    let Opened { device, line, simulated } = device::open(&args.device)?;
+    modelled::only_simulated(simulated, &[("--stats", args.stats), ("--timeline", args.timeline.is_some())])?;
     let dtype = model::dtype(&args.model, &folder, &device)?;
     if !args.json {
         eprintln!("{}", report::dimmed(&format!("{} on {line}, {}", folder.name(), dtype.as_str())));
@@ -48,8 +50,16 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
         GenerateOptions { max_tokens: args.max_tokens, sampling: sampling(args, &generator), ignore_eos: false };
     let abort = on_interrupt()?;
     let mut screen = Screen::new(encoded.thinking, args.json);
+    let recording = (args.stats || args.timeline.is_some()).then(Recording::start);
     let generation = generator.generate(&encoded.tokens, &options, &abort, &mut |piece| screen.show(piece))?;
     screen.finish()?;
+    if let Some(recording) = recording {
+        let tasks = recording.finish();
+        args.timeline.as_deref().map(|path| tasks.write(path)).transpose()?;
+        if args.stats {
+            eprint!("{}", tasks.by_operator());
+        }
+    }
     if args.json {
         let model = folder.name();
         report::json(&Report {

@@ -1,11 +1,13 @@
 //! `npu-run`: parse, dispatch, report. What computes lives in the crates below.
 
+mod bench;
 mod cli;
 mod demo;
 mod device;
 mod infer;
 mod logits;
 mod model;
+mod modelled;
 mod progress;
 mod report;
 mod smoke;
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Infer(args) => infer::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Smoke(args) => smoke::run(args),
     };
     match done {

@@ -45,12 +45,18 @@ impl Folder {
 /// The type that `--dtype` asks for; `auto` is the checkpoint's own, except on the CPU, whose products are an order of
 /// magnitude faster in f32.
 pub fn dtype(args: &ModelArgs, folder: &Folder, device: &Device) -> Result<DType> {
-    Ok(match args.dtype.as_str() {
+    let stored = if args.dtype == "auto" { Config::from_dir(folder.path())?.dtype } else { None };
+    dtype_named(&args.dtype, stored.as_deref(), device)
+}
+
+/// The type called `name`, for a checkpoint whose own is `stored`.
+pub fn dtype_named(name: &str, stored: Option<&str>, device: &Device) -> Result<DType> {
+    Ok(match name {
         "f32" | "float32" => DType::F32,
         "f16" | "float16" => DType::F16,
         "bf16" | "bfloat16" => DType::BF16,
         "auto" if device.is_cpu() => DType::F32,
-        "auto" => match Config::from_dir(folder.path())?.dtype.as_deref() {
+        "auto" => match stored {
             Some("float32") => DType::F32,
             Some("float16") => DType::F16,
             _ => DType::BF16,

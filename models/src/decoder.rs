@@ -6,15 +6,19 @@
 use crate::cache::{Cache, LayerView};
 use crate::loader::Loader;
 use crate::rotary::RotaryTables;
+use crate::tuning::Adapters;
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, ensure};
 use candle_ascend::Tensor;
+use candle_ascend::autograd::Checkpoint;
 use candle_ascend::ops::{self, AttentionMask};
+use std::sync::Arc;
 
 /// `y = x Wᵀ + b`, the weight stored `[out, in]`.
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    adapters: Adapters,
 }
 
 impl Linear {
@@ -32,11 +36,13 @@ impl Linear {
         };
         let weight = load("weight", Some(inner))?;
         let bias = if bias { Some(load("bias", None)?) } else { None };
-        Ok(Self { weight, bias })
+        let adapter = |(name, rows): &(String, usize)| Ok((*rows, loader.adapter(name, *rows, inner)?));
+        let adapters = Adapters(parts.iter().map(adapter).collect::<Result<_>>()?);
+        Ok(Self { weight, bias, adapters })
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+        self.adapters.add(ops::linear(x, &self.weight, self.bias.as_ref())?, x)
     }
 }
 
@@ -113,7 +119,7 @@ impl Attention {
     }
 
     /// `x` [B, T, H] → [B, T, H].
-    fn forward(&self, x: &Tensor, pass: &Pass, mut cache: LayerView) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, mut cache: LayerView) -> Result<Tensor> {
         let (batch, tokens, _) = x.dims3()?;
         let heads = self.heads + 2 * self.kv_heads;
         let qkv = self.qkv.forward(x)?.reshape((batch, tokens, heads, self.head_dim))?;
@@ -149,7 +155,7 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.down.forward(&ops::swiglu(&self.gate_up.forward(x)?)?)
     }
 }
@@ -181,7 +187,7 @@ impl Layer {
 pub struct Decoder {
     config: Config,
     embedding: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     norm: RmsNorm,
     head: Linear,
     rotary: RotaryTables,
@@ -191,15 +197,20 @@ impl Decoder {
     /// Loads what all dense decoders share, and each layer by `layer`.
     pub fn load(config: Config, loader: &Loader, layer: impl Fn(usize) -> Result<Layer>) -> Result<Self> {
         let embedding = loader.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
-        let layers = (0..config.num_hidden_layers).map(&layer).collect::<Result<Vec<_>>>()?;
+        let layers =
+            (0..config.num_hidden_layers).map(|index| layer(index).map(Arc::new)).collect::<Result<Vec<_>>>()?;
         let norm = RmsNorm::load(loader, "model.norm", config.hidden_size, config.rms_norm_eps)?;
         let head = if config.tie_word_embeddings {
-            Linear { weight: embedding.clone(), bias: None }
+            Linear { weight: embedding.clone(), bias: None, adapters: Adapters(Vec::new()) }
         } else {
             Linear::load(loader, "lm_head", config.vocab_size, config.hidden_size, false)?
         };
         let rotary = RotaryTables::new(&config, loader.dtype(), loader.device());
         Ok(Self { config, embedding, layers, norm, head, rotary })
+    }
+
+    pub(crate) fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
     }
 
     fn pass(&self, tokens: usize, cache: &Cache) -> Result<Pass> {
@@ -253,5 +264,23 @@ impl CausalLm for Decoder {
             }
         };
         self.head.forward(&normed)
+    }
+
+    fn hidden(&self, input_ids: &Tensor, keep: Option<Checkpoint>) -> Result<Tensor> {
+        let (batch, tokens) = input_ids.dims2().context("input_ids, wanted [B, T]")?;
+        let most = self.config.max_position_embeddings;
+        ensure!(
+            (1..=most).contains(&tokens),
+            "sequences of {tokens} tokens, wanted 1 to the model's context of {most}"
+        );
+        let rows = ops::embedding(&self.embedding, &input_ids.flatten_all()?)?;
+        let stream = rows.reshape((batch, tokens, self.config.hidden_size))?;
+        let pass = self.pass(tokens, &Cache::new(0))?;
+        self.norm.forward(&self.train_layers(stream, pass, keep)?)
+    }
+
+    fn head(&self) -> Result<&Tensor> {
+        ensure!(self.head.adapters.is_empty(), "lm_head has an adapter, which a loss over its weight would not see");
+        Ok(&self.head.weight)
     }
 }

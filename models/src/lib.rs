@@ -19,6 +19,7 @@ mod random;
 mod rope;
 mod rotary;
 mod shapes;
+mod tuning;
 mod weights;
 
 pub use cache::Cache;
@@ -29,9 +30,11 @@ pub use loader::{Loader, Source};
 pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
 pub use shapes::{SHAPES, Shape};
+pub use tuning::{Adapter, Parameter, Tuning};
 pub use weights::Weights;
 
 use anyhow::{Context, Result, bail};
+use candle_ascend::autograd::Checkpoint;
 use candle_ascend::{DType, Device, Tensor};
 use std::path::Path;
 
@@ -54,6 +57,17 @@ pub trait CausalLm: Send + Sync {
     /// Token ids must be below `vocab_size`; [`Config::check_tokens`] tells on the host. A pass beyond
     /// `max_position_embeddings` is an error and leaves the cache as it was.
     fn forward(&self, input_ids: &Tensor, cache: &mut Cache, logits: Logits) -> Result<Tensor>;
+
+    /// Hidden states `[B, T, H]` after the last norm of the whole sequences `input_ids` [B, T] (u32): the pass of training,
+    /// without a cache. With `keep`, layers are computed again in backward instead of keeping what is inside of them.
+    fn hidden(&self, _input_ids: &Tensor, _keep: Option<Checkpoint>) -> Result<Tensor> {
+        bail!("this architecture has no pass for training yet")
+    }
+
+    /// The projection `[V, H]` of hidden states to the vocabulary.
+    fn head(&self) -> Result<&Tensor> {
+        bail!("this architecture has no pass for training yet")
+    }
 
     /// An empty cache for this model.
     fn new_cache(&self) -> Cache {
@@ -97,10 +111,20 @@ pub struct Loaded {
 
 /// Loads the checkpoint in `dir` in `dtype` to `device`; `progress` hears the bytes read so far and their total.
 pub fn load(dir: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Loaded> {
-    let config = Config::from_dir(dir)?;
-    // An architecture that does not load is said before the weights are looked for.
-    find(&config)?;
-    load_from(config, &Weights::open(dir)?, dtype, device, progress)
+    let (config, weights) = open(dir)?;
+    load_from(config, &weights, dtype, device, progress)
+}
+
+/// As [`load`], with variables and adapters as `tuning` says.
+pub fn load_tuned(
+    dir: &Path,
+    dtype: DType,
+    device: &Device,
+    progress: &dyn Fn(u64, u64),
+    tuning: &Tuning<'_>,
+) -> Result<Loaded> {
+    let (config, weights) = open(dir)?;
+    build(config, &Loader::new(&weights, dtype, device, progress).tuned(tuning))
 }
 
 /// Loads a model of `config` with tensors from `source`; as [`load`] otherwise.
@@ -111,14 +135,24 @@ pub fn load_from(
     device: &Device,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Loaded> {
+    build(config, &Loader::new(source, dtype, device, progress))
+}
+
+/// An architecture that does not load is said before the weights are looked for.
+fn open(dir: &Path) -> Result<(Config, Weights)> {
+    let config = Config::from_dir(dir)?;
+    find(&config)?;
+    Ok((config, Weights::open(dir)?))
+}
+
+fn build(config: Config, loader: &Loader) -> Result<Loaded> {
     let row = find(&config)?;
-    let loader = Loader::new(source, dtype, device, progress);
     let tied = config.tie_word_embeddings;
-    let model = (row.load)(config, &loader)?;
+    let model = (row.load)(config, loader)?;
     let mut unused = loader.unused();
     if tied {
         // Some checkpoints store the tied projection as well; it is the embedding.
         unused.retain(|name| name != "lm_head.weight");
     }
-    Ok(Loaded { model, dtype, unused, stored_bytes: source.stored_bytes() })
+    Ok(Loaded { model, dtype: loader.dtype(), unused, stored_bytes: loader.stored_bytes() })
 }

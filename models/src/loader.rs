@@ -1,5 +1,6 @@
 //! From a source of tensors to the tensors of a model: on the device, in the dtype asked for, merged where the model merges.
 
+use crate::tuning::{Adapter, Tuning};
 use anyhow::{Context, Result};
 use candle_ascend::{DType, Device, Tensor};
 use std::cell::{Cell, RefCell};
@@ -38,13 +39,38 @@ pub struct Loader<'a> {
     progress: &'a dyn Fn(u64, u64),
     done: Cell<u64>,
     total: u64,
+    tuning: Option<&'a Tuning<'a>>,
 }
 
 impl<'a> Loader<'a> {
     /// A loader of tensors in `dtype` on `device`; `progress` hears the bytes read so far and their total.
     pub fn new(source: &'a dyn Source, dtype: DType, device: &Device, progress: &'a dyn Fn(u64, u64)) -> Self {
         let (done, total) = (Cell::new(0), source.stored_bytes());
-        Self { source, dtype, device: device.clone(), used: RefCell::default(), progress, done, total }
+        Self { source, dtype, device: device.clone(), used: RefCell::default(), progress, done, total, tuning: None }
+    }
+
+    /// This loader, which makes variables and adapters as `tuning` says.
+    pub fn tuned(mut self, tuning: &'a Tuning<'a>) -> Self {
+        self.tuning = Some(tuning);
+        self
+    }
+
+    /// The adapter of the projection `name`, if it is to have one.
+    pub fn adapter(&self, name: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
+        self.tuning.map_or(Ok(None), |tuning| tuning.adapter(name, outputs, inputs))
+    }
+
+    /// `tensor`, which holds `parts` one below the other, as a variable if they are to be trained.
+    fn tuned_value(&self, parts: impl FnOnce() -> Vec<(String, usize)>, tensor: Tensor) -> Result<Tensor> {
+        match self.tuning {
+            Some(tuning) => tuning.variable(parts(), tensor),
+            None => Ok(tensor),
+        }
+    }
+
+    /// Bytes of all tensors as the source holds them.
+    pub fn stored_bytes(&self) -> u64 {
+        self.total
     }
 
     pub fn dtype(&self) -> DType {
@@ -59,7 +85,7 @@ impl<'a> Loader<'a> {
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let (tensor, bytes) = self.source.tensor(name, shape, self.dtype, &self.device)?;
         self.note(name, bytes);
-        Ok(tensor)
+        self.tuned_value(|| vec![(name.to_owned(), shape.first().copied().unwrap_or(1))], tensor)
     }
 
     /// The tensors `names` one below the other: `rows[i]` rows each, and `columns` columns, or vectors without.
@@ -73,7 +99,7 @@ impl<'a> Loader<'a> {
             self.note(name, self.source.place(name, &shape(*rows), &room, offset)?);
             offset += rows;
         }
-        Ok(room)
+        self.tuned_value(|| names.iter().cloned().zip(rows.iter().copied()).collect(), room)
     }
 
     fn note(&self, name: &str, bytes: u64) {

@@ -192,7 +192,7 @@ macro_rules! lazy_functions {
                     // SAFETY: the ABI test holds this signature against the published interface of the named function.
                     let function: unsafe extern "C" fn($($ty),*) -> $ret = unsafe { std::mem::transmute(address) };
                     // SAFETY: the caller vouches for the arguments.
-                    Ok(unsafe { function($($param),*) })
+                    Ok($crate::timing::call(|| unsafe { function($($param),*) }))
                 }
             )*
         }

@@ -1,17 +1,21 @@
 //! Graphs: the tasks that streams were given while they were being captured, to run again and again.
 //!
 //! A graph runs its tasks one after another, in the order in which they were issued, on the stream that executes it.
-//! That order keeps every dependency; what is given up is only that branches overlap in time.
+//! That order keeps every dependency; what is given up is only that branches overlap in time. Accesses of different
+//! branches that no event of the capture orders are found all the same: a run remembers who touched what in it.
 
+use super::clock::Clock;
 use super::cost::{self, Cost, Issue};
+use super::event::Point;
 use super::handles::{Kind, Table};
 use super::memory::{self, Site};
 use super::stream::{Stream, Task, Work};
-use super::track::Epoch;
+use super::track::{Accesses, Branch, Epoch};
 use crate::fail;
 use crate::status::{Result, Status};
 use acl_sys::error::*;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::ThreadId;
@@ -19,7 +23,7 @@ use std::thread::ThreadId;
 /// What a recorded task is.
 #[derive(Clone)]
 pub enum Step {
-    Kernel(Work),
+    Kernel(Work, Cost),
     Record,
     Wait,
 }
@@ -31,9 +35,29 @@ pub struct Recorded {
     /// Number of the stream that it was issued to.
     pub stream: u32,
     pub step: Step,
-    /// Device addresses that it was given.
-    pub addresses: Vec<u64>,
-    pub cost: Cost,
+    /// Device addresses that it was given, each with the number of the block that it lay in then.
+    pub addresses: Vec<(u64, Option<u64>)>,
+    /// Its place in the capture, and what is finished before it by the capture's own order.
+    pub position: u64,
+    pub clock: Arc<Clock>,
+}
+
+impl Recorded {
+    /// Refuses to run when memory that the task was captured with is gone, also when its addresses have been given to
+    /// somebody else: a card would read and write there.
+    fn check(&self, graph: u32) -> Result<()> {
+        let gone = self.addresses.iter().find(|(address, block)| memory::block_number(*address) != *block);
+        match gone {
+            None => Ok(()),
+            Some((address, block)) => fail!(
+                ACL_ERROR_RT_PARAM_INVALID,
+                "graph {graph}: {} was captured with {address:#x} in block {}, which was freed since; keep what a graph uses \
+                 until it is destroyed",
+                self.op,
+                block.unwrap_or_default()
+            ),
+        }
+    }
 }
 
 /// A capture that is going on.
@@ -45,6 +69,8 @@ pub struct Capture {
     /// Handle of the graph that it becomes.
     pub graph: u64,
     steps: Mutex<Vec<Recorded>>,
+    /// What each stream of the capture knows to be finished before its next task.
+    clocks: Mutex<HashMap<u32, Clock>>,
     /// Streams that joined by waiting for an event of this capture, and whether they were joined back.
     branches: Mutex<Vec<(Arc<Stream>, bool)>>,
     invalid: AtomicBool,
@@ -139,6 +165,7 @@ pub fn begin(stream: &Arc<Stream>, mode: i32, is_default: bool) -> Result<()> {
         thread: std::thread::current().id(),
         graph,
         steps: Mutex::default(),
+        clocks: Mutex::default(),
         branches: Mutex::default(),
         invalid: AtomicBool::new(false),
     });
@@ -217,8 +244,23 @@ impl Capture {
         !active().iter().any(|other| Arc::ptr_eq(other, self))
     }
 
-    pub fn record(&self, step: Recorded) {
-        self.steps.lock().unwrap_or_else(|e| e.into_inner()).push(step);
+    /// Appends a task that `stream` was given, and answers its place and what is finished after it.
+    pub fn record(&self, op: &'static str, stream: u32, step: Step, addresses: Vec<u64>) -> (u64, Arc<Clock>) {
+        let addresses = addresses.into_iter().map(|address| (address, memory::block_number(address))).collect();
+        let mut steps = self.steps.lock().unwrap_or_else(|e| e.into_inner());
+        let mut clocks = self.clocks.lock().unwrap_or_else(|e| e.into_inner());
+        let own = clocks.entry(stream).or_default();
+        let (position, clock) = (steps.len() as u64 + 1, Arc::new(own.clone()));
+        own.advance(stream, position);
+        let after = Arc::new(own.clone());
+        steps.push(Recorded { op, stream, step, addresses, position, clock });
+        (position, after)
+    }
+
+    /// From now on `stream` comes after what `point` marks.
+    fn order_after(&self, stream: u32, point: &Point) {
+        let mut clocks = self.clocks.lock().unwrap_or_else(|e| e.into_inner());
+        clocks.entry(stream).or_default().join(&point.clock);
     }
 
     /// Handles of nothing yet: number of tasks recorded so far.
@@ -231,7 +273,7 @@ impl Capture {
     }
 
     /// `stream` waits for an event that this capture recorded: it joins the capture, or is joined back to the origin.
-    pub fn joined_by(self: &Arc<Self>, stream: &Arc<Stream>, event_stream: u32) -> Result<()> {
+    pub fn joined_by(self: &Arc<Self>, stream: &Arc<Stream>, point: &Point) -> Result<()> {
         let mut slot = stream.capture.lock().unwrap_or_else(|e| e.into_inner());
         match &*slot {
             Some(other) if !Arc::ptr_eq(other, self) => {
@@ -250,8 +292,9 @@ impl Capture {
             }
         }
         for (branch, joined) in self.branches.lock().unwrap_or_else(|e| e.into_inner()).iter_mut() {
-            *joined |= branch.id == event_stream && stream.id != branch.id;
+            *joined |= branch.id == point.stream && stream.id != branch.id;
         }
+        self.order_after(stream.id, point);
         Ok(())
     }
 }
@@ -268,19 +311,29 @@ pub fn graph<H>(handle: *const H) -> Result<Arc<Graph>> {
 /// Puts one run of the graph into `stream`.
 pub fn execute(graph: &Arc<Graph>, stream: &Arc<Stream>) -> Result<()> {
     stream.not_capturing("aclmdlRIExecuteAsync")?;
-    for (at, step) in graph.steps.iter().filter(|step| matches!(step.step, Step::Kernel(_))).enumerate() {
+    graph.steps.iter().try_for_each(|step| step.check(graph.id))?;
+    let kernels = graph.steps.iter().filter_map(|step| match &step.step {
+        Step::Kernel(_, cost) => Some((step.op, cost)),
+        Step::Record | Step::Wait => None,
+    });
+    for (at, (op, cost)) in kernels.enumerate() {
         // One call gives the stream all of the tasks.
         let issue = if at == 0 { Issue::Call } else { Issue::Graph };
-        cost::issued(stream.device, stream.id, step.op, &step.cost, issue);
+        cost::issued(stream.device, stream.id, op, cost, issue);
     }
     stream.issue("aclmdlRIExecuteAsync", |site| {
         for step in &graph.steps {
             let epoch = Epoch { op: step.op, stream: site.stream, position: site.position };
-            step.addresses.iter().for_each(|&address| memory::note_use(address, epoch));
+            step.addresses.iter().for_each(|&(address, _)| memory::note_use(address, epoch));
         }
         let run = Run(graph.clone());
         run.0.running.fetch_add(1, Ordering::AcqRel);
-        Task::Compute(Arc::new(move |site| run.0.steps.iter().try_for_each(|step| self::run(&run.0, step, site))))
+        Task::Compute(Arc::new(move |site| {
+            // One stream is its own order; branches are watched.
+            let branched = run.0.steps.iter().any(|step| step.stream != run.0.steps[0].stream);
+            let accesses = branched.then(|| Arc::new(Accesses::default()));
+            run.0.steps.iter().try_for_each(|step| self::run(&run.0, step, site, accesses.as_ref()))
+        }))
     });
     Ok(())
 }
@@ -294,8 +347,12 @@ impl Drop for Run {
     }
 }
 
-fn run(graph: &Graph, step: &Recorded, site: &Site) -> Result<()> {
-    let Step::Kernel(work) = &step.step else { return Ok(()) };
-    let site = Site { op: step.op, ..site.clone() };
+fn run(graph: &Graph, step: &Recorded, site: &Site, accesses: Option<&Arc<Accesses>>) -> Result<()> {
+    let Step::Kernel(work, _) = &step.step else { return Ok(()) };
+    let branch = accesses.map(|accesses| {
+        let (stream, position, clock) = (step.stream, step.position, step.clock.clone());
+        Arc::new(Branch { accesses: accesses.clone(), stream, position, clock })
+    });
+    let site = Site { op: step.op, branch, ..site.clone() };
     work(&site).map_err(|status| Status::new(status.code, format!("graph {}: {}", graph.id, status.message)))
 }

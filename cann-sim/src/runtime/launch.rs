@@ -1,6 +1,6 @@
 //! From the second phase of an operator, a copy or a host function to a task of a stream.
 
-use super::capture::{Recorded, Step};
+use super::capture::Step;
 use super::cost::{self, Cost, Issue};
 use super::device;
 use super::memory::{self, Site};
@@ -92,7 +92,7 @@ fn issue(executor: &Executor, workspace: u64, workspace_size: u64, stream: &Arc<
 /// Issues `work`, which was given `addresses` and costs `cost`, to `stream` or to its capture.
 pub fn submit(stream: &Stream, op: &'static str, addresses: Vec<u64>, cost: Cost, issue: Issue, work: Work) {
     if let Some(capture) = stream.capturing() {
-        capture.record(Recorded { op, stream: stream.id, step: Step::Kernel(work), addresses, cost });
+        capture.record(op, stream.id, Step::Kernel(work, cost), addresses);
         return;
     }
     cost::issued(stream.device, stream.id, op, &cost, issue);

@@ -4,7 +4,7 @@
 use super::clock::{self, Clock};
 use super::mapping::{Mirror, PAGE};
 use super::stats::{self, Counter};
-use super::track::{Epoch, Track};
+use super::track::{Branch, Epoch, Track};
 use super::{config, faults};
 use crate::fail;
 use crate::status::{Result, Status};
@@ -27,13 +27,15 @@ pub struct Site {
     pub stream: u32,
     pub position: u64,
     pub clock: Arc<Clock>,
+    /// Its place in the graph that it is part of, where that has branches.
+    pub branch: Option<Arc<Branch>>,
 }
 
 impl Site {
     /// A synchronous call of the host.
     pub fn host(op: &'static str) -> Self {
         let clock = Arc::new(clock::host());
-        Self { op, stream: clock::HOST, position: clock::host_access(), clock }
+        Self { op, stream: clock::HOST, position: clock::host_access(), clock, branch: None }
     }
 }
 
@@ -158,23 +160,34 @@ pub fn resolve(address: u64, length: usize, access: Access, site: &Site) -> Resu
     };
     let block = arena.block(address, length as u64)?;
     let start = address - block.address;
-    let race = block.track.lock().unwrap_or_else(|e| e.into_inner()).access(start, start + length as u64, access, site);
-    if let Some(race) = race {
+    let end = start + length as u64;
+    let race = block.track.lock().unwrap_or_else(|e| e.into_inner()).access(start, end, access, site);
+    let within = site.branch.as_ref().and_then(|branch| branch.access(block.serial, start, end, access, site.op));
+    if let Some(race) = race.or(within) {
         let verb = |wrote| if wrote { "writes" } else { "reads" };
-        let now = Epoch { op: site.op, stream: site.stream, position: site.position };
+        let (stream, position) = match (&site.branch, within) {
+            (Some(branch), Some(_)) => (branch.stream, branch.position),
+            _ => (site.stream, site.position),
+        };
+        let now = Epoch { op: site.op, stream, position };
         let code =
             if site.stream == clock::HOST { ACL_ERROR_RT_STREAM_NOT_COMPLETE } else { ACL_ERROR_RT_AICORE_EXCEPTION };
         fail!(
             code,
             "race: {now} {} bytes {start}..{} of {} while {} {} them, and no event or synchronisation orders the two",
             verb(access == Access::Write),
-            start + length as u64,
+            end,
             block.name(),
             race.earlier,
             verb(race.earlier_wrote)
         );
     }
     Ok(arena.mirror.data(address))
+}
+
+/// Number of the live block that `address` lies in; none when there is no such block.
+pub fn block_number(address: u64) -> Option<u64> {
+    Some(owner(address)?.block(address, 0).ok()?.serial)
 }
 
 /// Notes that a task which is being issued was given `address`; an address that no block has is found when it runs.

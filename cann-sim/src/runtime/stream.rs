@@ -130,7 +130,7 @@ impl Stream {
         let mut queue = self.queue();
         queue.refresh();
         queue.issued += 1;
-        let site = Site { op, stream: self.id, position: queue.issued, clock: queue.clock.clone() };
+        let site = Site { op, stream: self.id, position: queue.issued, clock: queue.clock.clone(), branch: None };
         let task = make(&site);
         if let Task::Wait(point, _, _) = &task {
             let mut clock = Clock::clone(&queue.clock);

@@ -2,7 +2,8 @@
 
 use super::clock::{Clock, HOST};
 use super::memory::{Access, Site};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 /// One access: where it stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +44,39 @@ pub struct Race {
     pub earlier_wrote: bool,
 }
 
+/// Who touched what within one run of a graph, by the number of the block.
+#[derive(Debug, Default)]
+pub struct Accesses(Mutex<HashMap<u64, Track>>);
+
+/// A task's place within a run of a graph that has several branches.
+#[derive(Debug)]
+pub struct Branch {
+    pub accesses: Arc<Accesses>,
+    /// Stream and place of the capture.
+    pub stream: u32,
+    pub position: u64,
+    /// What the capture's own events order before it.
+    pub clock: Arc<Clock>,
+}
+
+impl Branch {
+    /// Notes an access to the bytes `[start, end)` of block `block` and finds one of another branch that it races with.
+    pub fn access(&self, block: u64, start: u64, end: u64, access: Access, op: &'static str) -> Option<Race> {
+        let (stream, position, clock) = (self.stream, self.position, self.clock.clone());
+        let site = Site { op, stream, position, clock, branch: None };
+        let mut blocks = self.accesses.0.lock().unwrap_or_else(|e| e.into_inner());
+        blocks.entry(block).or_insert_with(Track::unpruned).access(start, end, access, &site)
+    }
+}
+
 const PRUNE: usize = 512;
 
 impl Track {
+    /// Forgets nothing: places within a graph are no places of streams, of which the host knows what is finished.
+    fn unpruned() -> Self {
+        Self { prune_at: usize::MAX, ..Self::default() }
+    }
+
     /// Notes an access to the bytes `[start, end)` of the block and finds one that it races with.
     pub fn access(&mut self, start: u64, end: u64, access: Access, site: &Site) -> Option<Race> {
         if start == end {

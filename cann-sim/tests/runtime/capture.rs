@@ -122,3 +122,84 @@ fn a_second_stream_joins_a_capture_by_an_event() {
     }
     free(acl, block);
 }
+
+#[test]
+fn a_graph_whose_memory_is_gone_does_not_run() {
+    let acl = acl(3);
+    let stream = stream(acl);
+    let (a, b) = (malloc(acl, 64), malloc(acl, 64));
+    let mut graph = null_mut();
+    // SAFETY: handles and device memory are checked by the callee.
+    unsafe {
+        assert_eq!(acl.aclmdlRICaptureBegin(stream, ACL_MODEL_RI_CAPTURE_MODE_RELAXED), Ok(0));
+        assert_eq!(acl.aclrtMemsetAsync(a, 64, 1, 64, stream), Ok(0));
+        assert_eq!(acl.aclrtMemcpyAsync(b, 64, a, 64, ACL_MEMCPY_DEVICE_TO_DEVICE, stream), Ok(0));
+        assert_eq!(acl.aclmdlRICaptureEnd(stream, &mut graph), Ok(0));
+        assert_eq!(acl.aclmdlRIExecuteAsync(graph, stream), Ok(0));
+        // A run that is not over still uses the memory.
+        synchronize(acl, stream);
+        free(acl, b);
+        let parts = &["aclrtMemcpyAsync", "was captured with", "freed since"];
+        refused(acl, acl.aclmdlRIExecuteAsync(graph, stream).unwrap(), ACL_ERROR_RT_PARAM_INVALID, parts);
+        // Nor does it when the addresses are somebody else's.
+        let others: Vec<_> = (0..600).map(|_| malloc(acl, 64)).collect();
+        refused(acl, acl.aclmdlRIExecuteAsync(graph, stream).unwrap(), ACL_ERROR_RT_PARAM_INVALID, parts);
+        others.into_iter().for_each(|other| free(acl, other));
+        assert_eq!(acl.aclmdlRIDestroy(graph), Ok(0));
+        assert_eq!(acl.aclrtDestroyStream(stream), Ok(0));
+    }
+    free(acl, a);
+}
+
+/// Two branches of a graph touch the same bytes, with and without an event between them.
+#[test]
+fn branches_of_a_graph_that_nothing_orders_race() {
+    let acl = acl(3);
+    let (main, side) = (stream(acl), stream(acl));
+    let (fork, join) = (event(acl), event(acl));
+    let (a, b) = (malloc(acl, 64), malloc(acl, 64));
+    for ordered in [true, false] {
+        let mut graph = null_mut();
+        // SAFETY: handles and device memory are checked by the callee.
+        unsafe {
+            let fill = || assert_eq!(acl.aclrtMemsetAsync(a, 64, 5, 64, main), Ok(0));
+            assert_eq!(acl.aclmdlRICaptureBegin(main, ACL_MODEL_RI_CAPTURE_MODE_RELAXED), Ok(0));
+            if ordered {
+                fill();
+            }
+            assert_eq!(acl.aclrtRecordEvent(fork, main), Ok(0));
+            assert_eq!(acl.aclrtStreamWaitEvent(side, fork), Ok(0));
+            if !ordered {
+                fill();
+            }
+            assert_eq!(acl.aclrtMemcpyAsync(b, 64, a, 64, ACL_MEMCPY_DEVICE_TO_DEVICE, side), Ok(0));
+            assert_eq!(acl.aclrtRecordEvent(join, side), Ok(0));
+            assert_eq!(acl.aclrtStreamWaitEvent(main, join), Ok(0));
+            assert_eq!(acl.aclrtMemsetAsync(b, 64, 6, 64, main), Ok(0), "after the join there is no race");
+            assert_eq!(acl.aclmdlRICaptureEnd(main, &mut graph), Ok(0));
+            for _ in 0..2 {
+                assert_eq!(acl.aclmdlRIExecuteAsync(graph, main), Ok(0));
+                let code = acl.aclrtSynchronizeStream(main).unwrap();
+                match ordered {
+                    true => assert_eq!(code, 0, "{}", message(acl)),
+                    false => {
+                        let parts = &["graph", "race", "aclrtMemcpyAsync", "aclrtMemsetAsync"];
+                        refused(acl, code, ACL_ERROR_RT_AICORE_EXCEPTION, parts);
+                    }
+                }
+            }
+            assert_eq!(acl.aclmdlRIDestroy(graph), Ok(0));
+        }
+    }
+    // SAFETY: handles are checked by the callee.
+    unsafe {
+        for stream in [main, side] {
+            assert_eq!(acl.aclrtDestroyStream(stream), Ok(0));
+        }
+        for event in [fork, join] {
+            assert_eq!(acl.aclrtDestroyEvent(event), Ok(0));
+        }
+    }
+    free(acl, a);
+    free(acl, b);
+}

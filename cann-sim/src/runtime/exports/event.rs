@@ -1,8 +1,7 @@
 //! Events.
 
 use super::context::limit;
-use crate::runtime::capture::{Recorded, Step};
-use crate::runtime::cost::Cost;
+use crate::runtime::capture::Step;
 use crate::runtime::event::{self, EVENTS, Event, Point, TIME_LINE};
 use crate::runtime::handles::pointer;
 use crate::runtime::stream::{Stream, Task};
@@ -36,16 +35,9 @@ fn create_with(out: *mut aclrtEvent, flag: u32) -> Result<()> {
 fn record(event: &Arc<Event>, stream: &Arc<Stream>) {
     let mut captured = event.captured.lock().unwrap_or_else(|e| e.into_inner());
     if let Some(capture) = stream.capturing() {
+        let (position, clock) = capture.record("aclrtRecordEvent", stream.id, Step::Record, Vec::new());
         // The point never is reached: what waits for it is part of the same graph.
-        let point = Point::new(stream.id, 0, Arc::default());
-        *event.last.lock().unwrap_or_else(|e| e.into_inner()) = Some(point);
-        capture.record(Recorded {
-            op: "aclrtRecordEvent",
-            stream: stream.id,
-            step: Step::Record,
-            addresses: Vec::new(),
-            cost: Cost::default(),
-        });
+        *event.last.lock().unwrap_or_else(|e| e.into_inner()) = Some(Point::new(stream.id, position, clock));
         *captured = Some(capture);
         return;
     }
@@ -73,9 +65,8 @@ fn wait(call: &'static str, stream: &Arc<Stream>, event: &Arc<Event>, limit: Opt
             "event {} was recorded into a graph that is finished",
             event.id
         );
-        capture.joined_by(stream, point.stream)?;
-        let (op, step) = (call, Step::Wait);
-        capture.record(Recorded { op, stream: stream.id, step, addresses: Vec::new(), cost: Cost::default() });
+        capture.joined_by(stream, &point)?;
+        capture.record(call, stream.id, Step::Wait, Vec::new());
         return Ok(());
     }
     if let Some(capture) = stream.capturing() {

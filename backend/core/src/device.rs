@@ -2,9 +2,10 @@
 
 use crate::npu::NpuDevice;
 use crate::storage::Storage;
-use crate::{CpuStorage, CudaDevice, DType, Result, Shape, WithDType, bail};
+use crate::{CpuStorage, CudaDevice, DType, Error, Graph, Result, Shape, WithDType, bail};
 use candle_core::backend::BackendDevice;
 use candle_core::cpu_backend::CpuDevice;
+use std::result::Result as StdResult;
 
 /// Where a device physically is; several [`Device`] handles may share a location.
 #[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
@@ -22,6 +23,18 @@ impl DeviceLocation {
             Self::Cuda { gpu_id } => Some(candle_core::DeviceLocation::Cuda { gpu_id }),
             Self::Npu { .. } => None,
         }
+    }
+}
+
+/// Why a capture failed.
+enum Failed<E> {
+    Work(E),
+    Device(crate::acl::Error),
+}
+
+impl<E> From<crate::acl::Error> for Failed<E> {
+    fn from(error: crate::acl::Error) -> Self {
+        Self::Device(error)
     }
 }
 
@@ -142,6 +155,35 @@ impl Device {
             Self::Cpu => Ok(()),
             Self::Cuda(device) => device.synchronize(),
             Self::Npu(device) => device.synchronize(),
+        }
+    }
+
+    /// Records what `work` gives the device to do, without doing it, to be done as often as wanted by
+    /// [`Graph::replay`]: see [`crate::acl::Context::capture`] for what `work` may do and what becomes of its tensors.
+    /// `None`, and `work` is not called, on a device that has no graphs.
+    pub fn capture<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce() -> StdResult<R, E>,
+    ) -> StdResult<Option<(Graph, R)>, E> {
+        match self {
+            Self::Npu(device) => {
+                // The layer below has errors of its own; those of `work` pass it untouched.
+                let captured = device.context().capture(|| work().map_err(Failed::Work));
+                captured.map_err(|failed| match failed {
+                    Failed::Work(error) => error,
+                    Failed::Device(error) => E::from(error.into()),
+                })
+            }
+            Self::Cpu | Self::Cuda(_) => Ok(None),
+        }
+    }
+
+    /// Runs `work`, which gives this device things to do. An NPU counts what of the time was this program's own
+    /// ([`crate::acl::Counters::timed_host_nanos`]); elsewhere nothing is measured.
+    pub fn timed<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Npu(device) => device.context().timed(work),
+            Self::Cpu | Self::Cuda(_) => work(),
         }
     }
 

@@ -29,7 +29,7 @@ mod storage;
 mod tensor;
 mod var;
 
-pub use acl::register_simulator;
+pub use acl::{Graph, register_simulator};
 pub use autograd::no_grad;
 pub use candle_core::{
     Context, CpuStorage, CpuStorageRef, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType,

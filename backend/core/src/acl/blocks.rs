@@ -69,6 +69,16 @@ impl Blocks {
         }
     }
 
+    /// Whether a request of `bytes` shares segments with other small ones.
+    pub(super) fn is_small(bytes: usize) -> bool {
+        Self::class(Self::rounded(bytes)) == Class::Small
+    }
+
+    /// Size of the block in use that begins at `address`; `None` when there is none.
+    pub(super) fn size_in_use(&self, address: u64) -> Option<usize> {
+        self.blocks.get(&address).filter(|block| !block.free).map(|block| block.size)
+    }
+
     fn class(bytes: usize) -> Class {
         if bytes <= SMALL { Class::Small } else { Class::Large }
     }

@@ -1,15 +1,16 @@
 //! A device that has been taken into use: its runtime context, its stream, its memory and what went wrong on it.
 
 use super::api::Api;
-use super::memory::Pool;
+use super::pool::Pool;
 use super::staging::Staging;
 use super::{Error, OutOfMemory};
+use acl_sys::{MissingSymbol, aclrtStream, timing};
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 /// One device in use; clones share it. All work goes to one stream, in the order of the calls.
 #[derive(Clone)]
@@ -18,8 +19,13 @@ pub struct Context(pub(super) Arc<Inner>);
 /// What the runtime was asked to do since the context was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Operators launched.
+    /// Operators launched to run now.
     pub launches: u64,
+    /// Operators recorded into graphs.
+    pub captured_launches: u64,
+    /// Runs of captured graphs, and the operators that these ran.
+    pub replays: u64,
+    pub replayed_launches: u64,
     /// Times the host waited for the device.
     pub host_syncs: u64,
     /// Times the pool asked the device for memory, and gave some back.
@@ -28,17 +34,45 @@ pub struct Counters {
     /// Bytes copied from the host to the device and back.
     pub bytes_to_device: u64,
     pub bytes_to_host: u64,
+    /// Calls of the C interface within [`Context::timed`], and the nanoseconds that this spent outside of them.
+    pub timed_calls: u64,
+    pub timed_host_nanos: u64,
+}
+
+impl Counters {
+    /// What was counted since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let more = u64::saturating_sub;
+        Self {
+            launches: more(self.launches, before.launches),
+            captured_launches: more(self.captured_launches, before.captured_launches),
+            replays: more(self.replays, before.replays),
+            replayed_launches: more(self.replayed_launches, before.replayed_launches),
+            host_syncs: more(self.host_syncs, before.host_syncs),
+            mallocs: more(self.mallocs, before.mallocs),
+            frees: more(self.frees, before.frees),
+            bytes_to_device: more(self.bytes_to_device, before.bytes_to_device),
+            bytes_to_host: more(self.bytes_to_host, before.bytes_to_host),
+            timed_calls: more(self.timed_calls, before.timed_calls),
+            timed_host_nanos: more(self.timed_host_nanos, before.timed_host_nanos),
+        }
+    }
 }
 
 /// [`Counters`] while they are counted.
 #[derive(Default)]
 pub(super) struct Counting {
     pub launches: AtomicU64,
+    pub captured_launches: AtomicU64,
+    pub replays: AtomicU64,
+    pub replayed_launches: AtomicU64,
     pub host_syncs: AtomicU64,
     pub mallocs: AtomicU64,
     pub frees: AtomicU64,
     pub bytes_to_device: AtomicU64,
     pub bytes_to_host: AtomicU64,
+    pub timed_calls: AtomicU64,
+    pub timed_host_nanos: AtomicU64,
 }
 
 /// A handle of the C interface.
@@ -50,7 +84,7 @@ unsafe impl Send for Handle {}
 unsafe impl Sync for Handle {}
 
 pub(super) struct Inner {
-    id: u64,
+    pub(super) id: u64,
     pub(super) api: Arc<Api>,
     pub(super) device: usize,
     handle: Handle,
@@ -59,6 +93,12 @@ pub(super) struct Inner {
     pub(super) pool: Mutex<Pool>,
     pub(super) staging: Mutex<Staging>,
     pub(super) counting: Counting,
+    /// Held to read by who gives the stream work, to write by who captures it.
+    pub(super) turn: RwLock<()>,
+    /// Graphs whose owner is gone, to be destroyed once the stream is known to have passed them.
+    pub(super) retired: Mutex<Vec<Handle>>,
+    /// What the runtime said when it was asked for a graph and has none.
+    pub(super) why_no_graphs: Mutex<Option<String>>,
     /// The first failure of a `Drop`, for the next call to return.
     pending: Mutex<Option<Error>>,
     has_pending: AtomicBool,
@@ -150,12 +190,27 @@ impl Context {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
             launches: read(&counting.launches),
+            captured_launches: read(&counting.captured_launches),
+            replays: read(&counting.replays),
+            replayed_launches: read(&counting.replayed_launches),
             host_syncs: read(&counting.host_syncs),
             mallocs: read(&counting.mallocs),
             frees: read(&counting.frees),
             bytes_to_device: read(&counting.bytes_to_device),
             bytes_to_host: read(&counting.bytes_to_host),
+            timed_calls: read(&counting.timed_calls),
+            timed_host_nanos: read(&counting.timed_host_nanos),
         }
+    }
+
+    /// Runs `work`, which gives this device things to do, and counts what of the time is this program's own: not spent in
+    /// functions of CANN, and so not in a simulated device either. Measuring costs two readings of the clock a call.
+    pub fn timed<R>(&self, work: impl FnOnce() -> R) -> R {
+        let (answer, spent) = timing::timed(work);
+        let counting = &self.0.counting;
+        counting.timed_calls.fetch_add(spent.calls, Ordering::Relaxed);
+        counting.timed_host_nanos.fetch_add(spent.outside().as_nanos() as u64, Ordering::Relaxed);
+        answer
     }
 }
 
@@ -198,6 +253,9 @@ impl Inner {
             pool: Mutex::default(),
             staging: Mutex::default(),
             counting: Counting::default(),
+            turn: RwLock::default(),
+            retired: Mutex::default(),
+            why_no_graphs: Mutex::default(),
             pending: Mutex::default(),
             has_pending: AtomicBool::new(false),
         })
@@ -225,11 +283,40 @@ impl Inner {
         Ok(())
     }
 
+    /// The right to use the stream. While another thread captures it this waits: what one did would become part of that
+    /// graph. Taken before the pool is locked, which a capture needs.
+    pub(super) fn take_turn(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        (!self.captured_here()).then(|| self.turn.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives the stream something to do by the function `call`.
+    pub(super) fn enqueue(
+        &self,
+        call: &'static str,
+        issue: impl FnOnce(aclrtStream) -> Result<i32, MissingSymbol>,
+    ) -> Result<(), Error> {
+        let _turn = self.take_turn();
+        self.api.check(call, issue(self.stream.0))
+    }
+
     pub(super) fn synchronize(&self) -> Result<(), Error> {
+        let _turn = self.take_turn();
+        self.wait()
+    }
+
+    /// Waits for the stream; the caller has the turn.
+    pub(super) fn wait(&self) -> Result<(), Error> {
+        self.outside_capture("capture", "a value was read or the device was waited for")?;
         self.counting.host_syncs.fetch_add(1, Ordering::Relaxed);
+        let retired = std::mem::take(&mut *lock(&self.retired));
         // SAFETY: the stream is alive as long as `self`.
         let answer = unsafe { self.api.acl.aclrtSynchronizeStream(self.stream.0) };
-        self.api.check("aclrtSynchronizeStream", answer)
+        let passed = self.api.check("aclrtSynchronizeStream", answer);
+        match passed {
+            Ok(()) => self.destroy_graphs(retired),
+            Err(_) => lock(&self.retired).extend(retired),
+        }
+        passed
     }
 
     /// Keeps the first error of a `Drop` for the next call.
@@ -266,6 +353,7 @@ impl Inner {
         let acl = &self.api.acl;
         // SAFETY: the stream is alive; after this call nothing uses the memory that is freed below.
         let _ = unsafe { acl.aclrtSynchronizeStream(self.stream.0) };
+        self.destroy_graphs(std::mem::take(&mut *lock(&self.retired)));
         lock(&self.staging).free(&self.api);
         for address in lock(&self.pool).blocks.drain_unused() {
             // SAFETY: the segment came from aclrtMalloc, and no block of it is in use.

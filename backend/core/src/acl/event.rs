@@ -26,8 +26,7 @@ impl Event {
         self.context.0.ready()?;
         let inner = &self.context.0;
         // SAFETY: both handles are alive.
-        let answer = unsafe { inner.api.acl.aclrtRecordEvent(self.handle.0, inner.stream.0) };
-        inner.api.check("aclrtRecordEvent", answer)
+        inner.enqueue("aclrtRecordEvent", |stream| unsafe { inner.api.acl.aclrtRecordEvent(self.handle.0, stream) })
     }
 
     /// Whether the device has passed the mark.
@@ -44,6 +43,7 @@ impl Event {
     pub fn synchronize(&self) -> Result<(), Error> {
         self.context.0.ready()?;
         let inner = &self.context.0;
+        inner.outside_capture("event", "the device was waited for")?;
         inner.counting.host_syncs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // SAFETY: the handle is alive.
         inner.api.check("aclrtSynchronizeEvent", unsafe { inner.api.acl.aclrtSynchronizeEvent(self.handle.0) })

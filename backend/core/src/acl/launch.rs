@@ -4,7 +4,7 @@ use super::Error;
 use super::context::Context;
 use super::tensor::{IntArray, Scalar, TensorDesc, TensorList};
 use acl_sys::loader::{OperatorDecl, Phase2};
-use acl_sys::{Operator, aclIntArray, aclOpExecutor, aclScalar, aclTensor, aclTensorList, aclnnStatus};
+use acl_sys::{Operator, aclIntArray, aclOpExecutor, aclScalar, aclTensor, aclTensorList, aclnnStatus, timing};
 use std::ffi::{CStr, c_char};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::Ordering;
@@ -138,7 +138,7 @@ pub(super) fn phases(
 ) -> Result<(), Error> {
     let inner = &context.0;
     let (mut size, mut executor) = (0u64, null_mut());
-    let status = first(&mut size, &mut executor);
+    let status = timing::call(|| first(&mut size, &mut executor));
     if status != 0 {
         return inner.api.check(symbols.0.to_str().unwrap_or(decl.name), Ok(status));
     }
@@ -152,10 +152,11 @@ pub(super) fn phases(
     let pointer = workspace.as_ref().map_or(null_mut(), |buffer| buffer.pointer());
     // SAFETY: the workspace holds `size` bytes, the executor came from the first phase of the same operator, and the
     // tensors that it refers to stay allocated until the stream has passed.
-    let status = unsafe { second(pointer, size, executor, inner.stream.0) };
-    inner.counting.launches.fetch_add(1, Ordering::Relaxed);
-    if status != 0 {
-        return inner.api.check(symbols.1.to_str().unwrap_or(decl.name), Ok(status));
-    }
-    Ok(())
+    let launched = inner.enqueue(symbols.1.to_str().unwrap_or(decl.name), |stream| {
+        Ok(timing::call(|| unsafe { second(pointer, size, executor, stream) }))
+    });
+    let counting = &inner.counting;
+    let counter = if inner.captured_here() { &counting.captured_launches } else { &counting.launches };
+    counter.fetch_add(1, Ordering::Relaxed);
+    launched
 }

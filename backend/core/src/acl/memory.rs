@@ -3,6 +3,7 @@
 use super::Error;
 use super::blocks::{Blocks, Room};
 use super::context::{Context, Inner, lock};
+use super::pool::Pool;
 use acl_sys::ACL_MEM_MALLOC_HUGE_FIRST;
 use acl_sys::error::{
     ACL_ERROR_BAD_ALLOC, ACL_ERROR_RT_DEVICE_OOM, ACL_ERROR_RT_MEMORY_ALLOCATION, ACL_ERROR_STORAGE_OVER_LIMIT,
@@ -11,16 +12,6 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
-
-/// Memory of one device that is kept for later requests.
-#[derive(Default)]
-pub(super) struct Pool {
-    pub(super) blocks: Blocks,
-    /// Most bytes that the pool may take from the device.
-    pub(super) limit: Option<usize>,
-    /// Most bytes that were in use at once.
-    pub(super) peak: usize,
-}
 
 /// A range of device memory; its `Drop` gives it back to the pool, in the order of the stream.
 pub struct Buffer {
@@ -34,13 +25,12 @@ impl Context {
     /// Memory for `bytes` bytes with unknown content. Does not call the device when the pool has a block that fits.
     pub fn allocate(&self, bytes: usize) -> Result<Buffer, Error> {
         self.0.ready()?;
-        let mut pool = lock(&self.0.pool);
-        let address = match pool.blocks.take(bytes) {
+        let recording = self.0.captured_here();
+        let found = lock(&self.0.pool).take(bytes, recording);
+        let address = match found {
             Some(address) => address,
-            None => self.0.grow(&mut pool, bytes)?,
+            None => self.0.grow(bytes)?,
         };
-        pool.peak = pool.peak.max(pool.blocks.in_use());
-        drop(pool);
         Ok(Buffer { context: self.clone(), address, size: bytes })
     }
 
@@ -48,10 +38,12 @@ impl Context {
     pub fn allocate_zeroed(&self, bytes: usize) -> Result<Buffer, Error> {
         let buffer = self.allocate(bytes)?;
         if bytes > 0 {
-            let api = &self.0.api;
+            let acl = &self.0.api.acl;
+            let start = buffer.pointer();
             // SAFETY: the buffer holds at least `bytes` bytes, and stays allocated until the stream has passed.
-            let answer = unsafe { api.acl.aclrtMemsetAsync(buffer.pointer(), bytes, 0, bytes, self.0.stream.0) };
-            api.check("aclrtMemsetAsync", answer)?;
+            self.0.enqueue("aclrtMemsetAsync", |stream| unsafe {
+                acl.aclrtMemsetAsync(start, bytes, 0, bytes, stream)
+            })?;
         }
         Ok(buffer)
     }
@@ -64,6 +56,7 @@ impl Context {
     /// Gives memory that nothing uses back to the device, after waiting for its work.
     pub fn release_cache(&self) -> Result<(), Error> {
         self.0.ready()?;
+        let _turn = self.0.take_turn();
         self.0.flush(&mut lock(&self.0.pool))
     }
 }
@@ -71,9 +64,16 @@ impl Context {
 impl Inner {
     /// Makes room for `bytes` by asking the device, if need be after giving back what is free but does not fit, and in the
     /// end for no more than these bytes.
-    fn grow(&self, pool: &mut Pool, bytes: usize) -> Result<u64, Error> {
+    fn grow(&self, bytes: usize) -> Result<u64, Error> {
+        let recording = self.captured_here();
+        let _turn = self.take_turn();
+        let pool = &mut *lock(&self.pool);
+        if let Some(address) = pool.take(bytes, recording) {
+            return Ok(address);
+        }
         for room in [Room::Usual, Room::Pages, Room::Exact] {
-            if room == Room::Pages {
+            // A capture cannot wait for the device, so that nothing can be given back within it.
+            if room == Room::Pages && !recording {
                 self.flush(pool)?;
             }
             let size = Blocks::segment_size(bytes, room);
@@ -82,7 +82,7 @@ impl Inner {
             }
             if let Some(address) = self.malloc(size)? {
                 pool.blocks.add_segment(address, size, bytes);
-                return pool.blocks.take(bytes).ok_or_else(|| self.out_of_memory(pool, bytes));
+                return pool.take(bytes, recording).ok_or_else(|| self.out_of_memory(pool, bytes));
             }
         }
         Err(self.out_of_memory(pool, bytes))
@@ -91,6 +91,7 @@ impl Inner {
     /// Asks the device for memory; `None` when it has not enough.
     fn malloc(&self, size: usize) -> Result<Option<u64>, Error> {
         let mut pointer = null_mut();
+        let _relaxed = self.relax_capture()?;
         // SAFETY: writes one pointer through a valid one.
         let answer = unsafe { self.api.acl.aclrtMalloc(&mut pointer, size, ACL_MEM_MALLOC_HUGE_FIRST) };
         match self.api.check("aclrtMalloc", answer) {
@@ -115,7 +116,7 @@ impl Inner {
         if pool.blocks.reserved() == pool.blocks.in_use() {
             return Ok(());
         }
-        self.synchronize()?;
+        self.wait()?;
         for address in pool.blocks.drain_unused() {
             self.counting.frees.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the segment came from aclrtMalloc, no block of it is in use, and the stream is idle.
@@ -135,19 +136,23 @@ impl Buffer {
         &self.context
     }
 
+    /// Where the buffer begins, for a call that uses it; a graph that is being captured keeps it from now on.
     pub(super) fn pointer(&self) -> *mut c_void {
-        self.address as *mut c_void
+        self.pointer_at(0)
     }
 
     /// Pointer to byte `offset`; the caller has checked that the buffer reaches it.
     pub(super) fn pointer_at(&self, offset: usize) -> *mut c_void {
+        if self.context.0.captured_here() {
+            lock(&self.context.0.pool).pin(self.address);
+        }
         (self.address + offset as u64) as *mut c_void
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        lock(&self.context.0.pool).blocks.give(self.address);
+        lock(&self.context.0.pool).give(self.address);
     }
 }
 

@@ -55,7 +55,7 @@ impl Staging {
         if self.slots[self.current].used == SLOT_SIZE {
             let full = &mut self.slots[self.current];
             // SAFETY: event and stream are alive as long as the context.
-            api.check("aclrtRecordEvent", unsafe { api.acl.aclrtRecordEvent(full.event.0, inner.stream.0) })?;
+            inner.enqueue("aclrtRecordEvent", |stream| unsafe { api.acl.aclrtRecordEvent(full.event.0, stream) })?;
             full.in_flight = true;
             self.current = (self.current + 1) % SLOTS;
             let next = &mut self.slots[self.current];
@@ -85,8 +85,9 @@ impl Staging {
 impl Context {
     /// A buffer with `data`, copied in the order of the stream; `data` may change as soon as this returns.
     pub fn upload(&self, data: &[u8]) -> Result<Buffer, Error> {
+        self.0.outside_capture("upload", "host data cannot become part of a graph")?;
         let buffer = self.allocate(data.len())?;
-        let (api, stream) = (&self.0.api, self.0.stream.0);
+        let acl = &self.0.api.acl;
         let mut staging = lock(&self.0.staging);
         let mut done = 0;
         while done < data.len() {
@@ -95,18 +96,10 @@ impl Context {
             // SAFETY: `room` gave `count` bytes of the slot that no copy in flight reads, and `data` holds as many.
             unsafe { std::ptr::copy_nonoverlapping(data[done..].as_ptr(), pinned, count) };
             // SAFETY: source as above; the destination lies in the buffer, which holds `data.len()` bytes.
-            let answer = unsafe {
-                let target = buffer.pointer_at(done);
-                api.acl.aclrtMemcpyAsync(
-                    target,
-                    data.len() - done,
-                    pinned.cast(),
-                    count,
-                    ACL_MEMCPY_HOST_TO_DEVICE,
-                    stream,
-                )
-            };
-            api.check("aclrtMemcpyAsync", answer)?;
+            self.0.enqueue("aclrtMemcpyAsync", |stream| unsafe {
+                let (target, room) = (buffer.pointer_at(done), data.len() - done);
+                acl.aclrtMemcpyAsync(target, room, pinned.cast(), count, ACL_MEMCPY_HOST_TO_DEVICE, stream)
+            })?;
             done += count;
         }
         self.0.counting.bytes_to_device.fetch_add(data.len() as u64, Ordering::Relaxed);
@@ -148,12 +141,11 @@ impl Context {
         if count == 0 {
             return Ok(());
         }
-        let api = &self.0.api;
+        let acl = &self.0.api.acl;
         // SAFETY: both ranges lie in their buffers, which stay allocated until the stream has passed.
-        let answer = unsafe {
+        self.0.enqueue("aclrtMemcpyAsync", |stream| unsafe {
             let (source, target) = (from.0.pointer_at(from.1), to.0.pointer_at(to.1));
-            api.acl.aclrtMemcpyAsync(target, count, source, count, ACL_MEMCPY_DEVICE_TO_DEVICE, self.0.stream.0)
-        };
-        api.check("aclrtMemcpyAsync", answer)
+            acl.aclrtMemcpyAsync(target, count, source, count, ACL_MEMCPY_DEVICE_TO_DEVICE, stream)
+        })
     }
 }

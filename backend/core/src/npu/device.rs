@@ -128,25 +128,30 @@ impl NpuDevice {
         Ok(NpuStorage::new(self.context.upload(data)?, dtype, self.clone(), count))
     }
 
-    /// Seed and offset for drawing `count` numbers.
-    fn draw(&self, count: usize) -> (u64, u64) {
+    /// Seed and offset for drawing `count` numbers. A graph would draw the same ones at each run.
+    fn draw(&self, count: usize) -> Result<(u64, u64)> {
+        if self.context.is_capturing() {
+            let why = "random numbers cannot become part of a graph: each run would draw the same".into();
+            return Err(acl::Error::Arguments { op: "rand", why }.into());
+        }
         let mut random = self.state.random.lock().unwrap_or_else(PoisonError::into_inner);
         let offset = random.offset;
         // The generator makes four numbers from one step of its counter.
         random.offset += count.next_multiple_of(4) as u64;
-        (random.seed, offset)
+        Ok((random.seed, offset))
     }
 
     /// The upper triangle, without the diagonal, of ones: what fused attention must not see.
     pub(super) fn causal_mask(&self) -> Result<Arc<NpuMask>> {
-        let mut mask = self.state.causal_mask.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mask) = mask.as_ref() {
+        let held = || self.state.causal_mask.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mask) = held().as_ref() {
             return Ok(mask.clone());
         }
+        // Made outside of the lock: uploading may wait for a thread that captures, and that thread for the mask.
         let side = MASK_SIDE;
         let bytes: Vec<u8> = (0..side * side).map(|i| u8::from(i % side > i / side)).collect();
         let made = Arc::new(NpuMask(self.context.upload(&bytes)?));
-        Ok(mask.insert(made).clone())
+        Ok(held().get_or_insert(made).clone())
     }
 }
 
@@ -213,7 +218,7 @@ impl BackendDevice for NpuDevice {
         super::dtype::require("rand_uniform", dtype, super::dtype::FLOATS_AND_DOUBLE)?;
         let out = self.uninit(dtype, shape.elem_count())?;
         if !out.is_empty() {
-            let (seed, offset) = self.draw(out.len());
+            let (seed, offset) = self.draw(out.len())?;
             launch::<op::InplaceUniform, _>(&self.context, (&out.flat()?.desc()?, lo, up, seed, offset))?;
         }
         Ok(out)
@@ -223,7 +228,7 @@ impl BackendDevice for NpuDevice {
         super::dtype::require("rand_normal", dtype, super::dtype::FLOATS_AND_DOUBLE)?;
         let out = self.uninit(dtype, shape.elem_count())?;
         if !out.is_empty() {
-            let (seed, offset) = self.draw(out.len());
+            let (seed, offset) = self.draw(out.len())?;
             let arguments = (&out.flat()?.desc()?, mean as f32, std as f32, seed as i64, offset as i64);
             launch::<op::InplaceNormal, _>(&self.context, arguments)?;
         }

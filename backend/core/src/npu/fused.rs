@@ -216,13 +216,56 @@ impl NpuStorage {
     ) -> Result<Self> {
         let out = self.like(layout)?;
         if !out.is_empty() {
-            const HALF: i64 = 0;
-            let batch = layout.dims()[0];
-            let (cos, sin) = (table(cos, batch, order, false)?, table(sin, batch, order, false)?);
-            let (x, y) = (self.view(layout)?.desc()?, out.shaped(layout.dims())?.desc()?);
-            launch::<op::RotaryPositionEmbedding, _>(self.context(), (&x, &cos, &sin, HALF, &y))?;
+            self.rotate_into(self.view(layout)?, cos, sin, order, out.shaped(layout.dims())?)?;
         }
         Ok(out)
+    }
+
+    fn rotate_into(
+        &self,
+        x: View<'_>,
+        cos: (&Self, &Layout),
+        sin: (&Self, &Layout),
+        order: AttentionLayout,
+        out: View<'_>,
+    ) -> Result<()> {
+        const HALF: i64 = 0;
+        let batch = x.dims()[0] as usize;
+        let (cos, sin) = (table(cos, batch, order, false)?, table(sin, batch, order, false)?);
+        launch::<op::RotaryPositionEmbedding, _>(self.context(), (&x.desc()?, &cos, &sin, HALF, &out.desc()?))?;
+        Ok(())
+    }
+
+    /// One token's queries and keys, side by side in `both` `[1, H, 1, D]` with `heads` heads of queries first: each head
+    /// normed by the weight of its kind, rotated, and put back in its place. Three launches, none of which writes what it
+    /// reads. False, and nothing is changed, when the loaded CANN has no operator for this width.
+    pub fn norm_rotary(
+        &self,
+        both: &Layout,
+        heads: usize,
+        weights: [(&Self, &Layout); 2],
+        eps: f64,
+        cos: (&Self, &Layout),
+        sin: (&Self, &Layout),
+    ) -> Result<bool> {
+        require("norm_rotary", self.element(), FLOATS)?;
+        let &[1, all, 1, width] = both.dims() else {
+            return arguments("norm_rotary", format!("shape {:?}, wanted [1, heads, 1, width]", both.dims()));
+        };
+        if !rotary_fits_any(1, width) || !self.context().has::<op::RotaryPositionEmbedding>() {
+            return Ok(false);
+        }
+        let normed = self.like(both)?;
+        let rstd = self.npu().uninit(DType::F32, all)?;
+        for ((start, count), (weight, layout)) in [(0, heads), (heads, all - heads)].into_iter().zip(weights) {
+            let dims = [1, count, 1, width];
+            let x = self.view(&both.narrow(1, start, count)?)?.desc()?;
+            let y = normed.view(&Layout::contiguous_with_offset(&dims, start * width))?.desc()?;
+            let rstd = rstd.view(&Layout::contiguous_with_offset((1, count, 1, 1), start))?.desc()?;
+            launch::<op::RmsNorm, _>(self.context(), (&x, &weight.view(layout)?.desc()?, eps, &y, &rstd))?;
+        }
+        self.rotate_into(normed.shaped(both.dims())?, cos, sin, AttentionLayout::Bnsd, self.view(both)?)?;
+        Ok(true)
     }
 
     /// A row-major tensor of shape `dims` seen as batch, sequence, heads, width.

@@ -139,6 +139,17 @@ impl NpuStorage {
         Ok(launch::<op::InplaceScatter, _>(self.context(), (&x, dim as i64, &index.desc()?, &src, REPLACE))?)
     }
 
+    /// Rows `[B, N, T, D]` of `source` into the cache `[B, N, S, D]` that `layout` selects, sequence `b` from position
+    /// `positions[b]` on, in place and in one launch. Every position must lie in the cache.
+    pub fn write_at(&mut self, layout: &Layout, positions: (&Self, &Layout), source: (&Self, &Layout)) -> Result<()> {
+        require("write_at", self.element(), super::dtype::FLOATS)?;
+        require("write_at", positions.0.element(), &[DType::I64, DType::I32])?;
+        const SEQUENCE: i64 = -2;
+        let (cache, at) = (self.view(layout)?.desc()?, positions.0.view(positions.1)?.desc()?);
+        let rows = source.0.view(source.1)?.desc()?;
+        Ok(launch::<op::InplaceScatterUpdate, _>(self.context(), (&cache, &at, &rows, SEQUENCE))?)
+    }
+
     /// As [`Self::scatter_impl`] but adding; an index that is its type's largest value adds nothing.
     pub(super) fn scatter_add_impl(
         &mut self,

@@ -5,7 +5,7 @@ use super::{as_one, npu_grad};
 use crate::autograd::{Gradient, record, tracked, wanted};
 use crate::npu::RowStatistics;
 use crate::{D, DType, Device, Error, Result, Tensor, bail};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,42 @@ pub enum AttentionMask<'a> {
     Causal { offset: usize },
     /// A term added to the scaled scores (minus infinity hides), broadcast to `[B, H, S, T]`.
     Additive(&'a Tensor),
+    /// Every query of a sequence sees the same keys, and which they are is known to the device alone.
+    Hidden(&'a HiddenKeys),
+}
+
+/// Keys `[B, T]` that a sequence's queries do not see.
+#[derive(Clone, Debug)]
+pub struct HiddenKeys {
+    mask: Tensor,
+    /// The same as a term of scores `[B, 1, 1, T]` in F32, made when it is first wanted.
+    term: OnceLock<Tensor>,
+}
+
+impl HiddenKeys {
+    /// `mask` is `[B, T]`, U8, not zero where a key is hidden.
+    pub fn new(mask: Tensor) -> Result<Self> {
+        if mask.dtype() != DType::U8 || mask.rank() != 2 {
+            bail!("hidden keys: {:?} of {:?}, wanted U8 [B, T]", mask.dtype(), mask.shape())
+        }
+        Ok(Self { mask, term: OnceLock::new() })
+    }
+
+    pub(super) fn mask(&self) -> &Tensor {
+        &self.mask
+    }
+
+    fn term(&self) -> Result<Tensor> {
+        if let Some(term) = self.term.get() {
+            return Ok(term.clone());
+        }
+        let (batch, keys) = self.mask.dims2()?;
+        let (shape, device) = ((batch, keys), self.mask.device());
+        let hidden = Tensor::full(f32::NEG_INFINITY, shape, device)?;
+        let term = self.mask.where_cond(&hidden, &Tensor::zeros(shape, DType::F32, device)?)?;
+        let term = term.reshape((batch, 1, 1, keys))?;
+        Ok(self.term.get_or_init(|| term).clone())
+    }
 }
 
 /// A mask tensor that may be absent.
@@ -60,7 +96,7 @@ impl AttentionMask<'_> {
             Self::None => Some(false),
             Self::Causal { offset } if offset + 1 >= keys => Some(false),
             Self::Causal { offset } if offset + queries == keys => Some(true),
-            Self::Causal { .. } | Self::Additive(_) => None,
+            Self::Causal { .. } | Self::Additive(_) | Self::Hidden(_) => None,
         }
     }
 }
@@ -117,6 +153,7 @@ enum Mask {
     None,
     Causal { offset: usize },
     Additive(Tensor),
+    Hidden(HiddenKeys),
 }
 
 impl From<AttentionMask<'_>> for Mask {
@@ -125,6 +162,7 @@ impl From<AttentionMask<'_>> for Mask {
             AttentionMask::None => Self::None,
             AttentionMask::Causal { offset } => Self::Causal { offset },
             AttentionMask::Additive(term) => Self::Additive(term.clone()),
+            AttentionMask::Hidden(keys) => Self::Hidden(keys.clone()),
         }
     }
 }
@@ -135,6 +173,7 @@ impl Mask {
             Self::None => AttentionMask::None,
             Self::Causal { offset } => AttentionMask::Causal { offset: *offset },
             Self::Additive(term) => AttentionMask::Additive(term),
+            Self::Hidden(keys) => AttentionMask::Hidden(keys),
         }
     }
 }
@@ -207,6 +246,7 @@ fn mask_term(
     match mask {
         AttentionMask::None => Ok(None),
         AttentionMask::Additive(term) => Ok(Some(term.to_dtype(dtype)?)),
+        AttentionMask::Hidden(hidden) => Ok(Some(hidden.term()?.to_dtype(dtype)?)),
         AttentionMask::Causal { offset } if offset + 1 >= keys => Ok(None),
         AttentionMask::Causal { offset } => causal_term(queries, keys, offset, device)?.to_dtype(dtype).map(Some),
     }

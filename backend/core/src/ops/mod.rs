@@ -6,6 +6,7 @@
 //! `as_one`, with a fused backward; under [`decomposed`] it is their primitives that are recorded instead.
 
 pub mod attention;
+mod cache;
 mod cpu;
 mod cross_entropy;
 mod custom;
@@ -27,7 +28,8 @@ mod view;
 use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::{DType, Operand, Result, Shape, Storage, Tensor};
 
-pub use attention::{AttentionMask, attention};
+pub use attention::{AttentionMask, HiddenKeys, attention};
+pub use cache::{write_at, write_pair_at};
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
 pub(crate) use elementwise::{Affine, Binary, Cast, Compare, Elu, Powf, Unary, WhereCond};
 pub use fused::{decomposed, set_decomposed, softmax_last_dim, swiglu};
@@ -38,7 +40,7 @@ pub(crate) use matmul::MatMul;
 pub use norm::{add_rms_norm, rms_norm};
 pub use optim::{AdamWStep, adamw_step};
 pub(crate) use reduction::Reduce;
-pub use rotary::rotary;
+pub use rotary::{norm_rotary, rotary};
 pub(crate) use sort::arg_sort_last_dim;
 pub(crate) use view::{Pad, SliceScatter, View, record_cat};
 

@@ -135,6 +135,69 @@ pub(super) fn embedding(table: &Tensor, ids: &Tensor) -> Result<Option<Tensor>> 
     }
 }
 
+/// Rows of a cache at positions that the device holds; false when the cache is elsewhere.
+pub(super) fn write_at(cache: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<bool> {
+    let (mut cache_guard, positions_guard, rows_guard) = (cache.storage_mut(), positions.storage(), rows.storage());
+    match (&mut *cache_guard, &*positions_guard, &*rows_guard) {
+        (Storage::Npu(target), Storage::Npu(at), Storage::Npu(source)) => {
+            target.write_at(cache.layout(), (at, positions.layout()), (source, rows.layout()))?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Rows of keys and of values into the two halves of `cache` `[2, 1, N, S, D]`; false when one view cannot span both.
+pub(super) fn write_pair_at(cache: &Tensor, positions: &Tensor, keys: &Tensor, values: &Tensor) -> Result<bool> {
+    let (first, second) = (keys.layout(), values.layout());
+    let apart = second.start_offset().checked_sub(first.start_offset());
+    let Some(apart) = apart.filter(|_| keys.same_storage(values) && first.stride() == second.stride()) else {
+        return Ok(false);
+    };
+    let ((_, heads, tokens, width), capacity) = (keys.dims4()?, cache.dim(3)?);
+    let (mut cache_guard, positions_guard, rows_guard) = (cache.storage_mut(), positions.storage(), keys.storage());
+    match (&mut *cache_guard, &*positions_guard, &*rows_guard) {
+        (Storage::Npu(target), Storage::Npu(at), Storage::Npu(source)) => {
+            let stride = [&[apart], &first.stride()[1..]].concat();
+            let both = Layout::new((2, heads, tokens, width).into(), stride, first.start_offset());
+            let halves = (2, heads, capacity, width);
+            let halves = Layout::contiguous_with_offset(halves, cache.layout().start_offset());
+            let twice = Layout::new(2.into(), vec![0], positions.layout().start_offset());
+            target.write_at(&halves, (at, &twice), (source, &both))?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// One token's queries and keys, normed head by head and rotated, in their place; false when they lie apart, belong to
+/// several tokens, or the device has no operator for them.
+pub(super) fn norm_rotary(
+    (q, k): (&Tensor, &Tensor),
+    weights: (&Tensor, &Tensor),
+    eps: f64,
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<bool> {
+    let (batch, heads, tokens, width) = q.dims4()?;
+    let whole = cos.dim(D::Minus1)? == width && cos.dtype() == q.dtype() && sin.dtype() == q.dtype();
+    let weighed = weights.0.dtype() == q.dtype() && weights.1.dtype() == q.dtype();
+    if batch != 1 || tokens != 1 || !whole || !weighed || !has_fused(q.dtype()) || !q.same_storage(k) {
+        return Ok(false);
+    }
+    // For writing: the result takes the place of the operands.
+    let guard = q.storage_mut();
+    let guards = [weights.0, weights.1, cos, sin].map(Tensor::storage);
+    match (&*guard, &*guards[0], &*guards[1], &*guards[2], &*guards[3]) {
+        (Storage::Npu(x), Storage::Npu(wq), Storage::Npu(wk), Storage::Npu(c), Storage::Npu(s)) => {
+            let Some(both) = side_by_side((x, q.layout()), (x, k.layout())) else { return Ok(false) };
+            let weights = [(wq, weights.0.layout()), (wk, weights.1.layout())];
+            x.norm_rotary(&both, heads, weights, eps, (c, cos.layout()), (s, sin.layout()))
+        }
+        _ => Ok(false),
+    }
+}
+
 pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -143,6 +206,9 @@ pub(super) fn attention(
     mask: AttentionMask<'_>,
 ) -> Result<Option<Tensor>> {
     let (queries, keys) = (q.dim(2)?, k.dim(2)?);
+    if let AttentionMask::Hidden(hidden) = mask {
+        return attention_hidden(q, k, v, scale, hidden.mask());
+    }
     // The fused operator hides or shows a key; it adds nothing.
     let mask = match mask.aligned_at_the_end(queries, keys) {
         Some(true) => npu::AttentionMask::Causal,
@@ -162,6 +228,23 @@ pub(super) fn attention(
             }
             None => storage.fused_attention(layout, keys, values, mask, None, scale, order),
         }
+    })?;
+    Ok(out.flatten().map(|out| tensor(out, q.dims())))
+}
+
+/// Attention of one query a sequence to the keys that `mask` `[B, T]` does not hide.
+fn attention_hidden(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: &Tensor) -> Result<Option<Tensor>> {
+    let (batch, _, queries, _) = q.dims4()?;
+    let keys = k.dim(2)?;
+    if k.dims() != v.dims() || queries != 1 || mask.dims() != [batch, keys] {
+        return Ok(None);
+    }
+    let guard = mask.storage();
+    let Storage::Npu(hidden) = &*guard else { return Ok(None) };
+    let layout = mask.reshape((batch, 1, 1, keys))?.layout().clone();
+    let out = on_npu([q, k, v], |[(storage, q_layout), keys, values]| {
+        let hidden = npu::AttentionMask::Where(hidden, &layout);
+        storage.fused_attention(q_layout, keys, values, hidden, None, scale, AttentionLayout::Bnsd)
     })?;
     Ok(out.flatten().map(|out| tensor(out, q.dims())))
 }

@@ -61,6 +61,27 @@ fn rotate(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(Tensor,
     Ok((decomposed(q, cos, sin)?, decomposed(k, cos, sin)?))
 }
 
+/// [`rotary`] of queries and keys whose heads are normed first, each kind by its weight `[D]`.
+///
+/// Without recording the result may take the place of `q` and `k` in their storage, which saves launches: neither may be used any more, nor
+/// another view of the same elements.
+pub fn norm_rotary(
+    q: Tensor,
+    k: Tensor,
+    weights: (&Tensor, &Tensor),
+    eps: f64,
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    check(&q, cos, sin)?;
+    check(&k, cos, sin)?;
+    let constant = !tracked(&[&q, &k, weights.0, weights.1, cos, sin]);
+    if constant && overrides() && super::npu::norm_rotary((&q, &k), weights, eps, cos, sin)? {
+        return Ok((q, k));
+    }
+    rotary(&super::rms_norm(&q, weights.0, eps)?, &super::rms_norm(&k, weights.1, eps)?, cos, sin)
+}
+
 /// The first `D/2` columns of a table.
 fn half_rows(table: &Tensor, x: &Tensor) -> Result<Tensor> {
     table.narrow(D::Minus1, 0, x.dim(D::Minus1)? / 2)

@@ -1,7 +1,7 @@
 //! The key and value cache of one batch of sequences of equal length.
 
-use anyhow::{Result, ensure};
-use candle_ascend::Tensor;
+use anyhow::{Result, bail, ensure};
+use candle_ascend::{Tensor, ops};
 
 /// Positions are reserved in blocks of this many: growing copies, and a copy per token would be quadratic.
 const BLOCK: usize = 256;
@@ -39,9 +39,21 @@ impl Cache {
         self.length = self.length.min(length);
     }
 
-    /// Makes `tokens` more positions count, once every layer has appended them.
-    pub(crate) fn advance(&mut self, tokens: usize) {
+    /// Makes `tokens` more positions count, once every layer holds them.
+    pub fn advance(&mut self, tokens: usize) {
         self.length += tokens;
+    }
+
+    /// Positions that there is memory for; 0 before the first token.
+    pub fn capacity(&self) -> usize {
+        let layers = self.layers.iter().map(|layer| layer.held.as_ref().and_then(|held| held.dim(3).ok()));
+        layers.map(Option::unwrap_or_default).min().unwrap_or_default()
+    }
+
+    /// Makes room for `tokens` more positions in layers that have held some, and maybe more.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let length = self.length;
+        self.layers.iter_mut().filter(|layer| layer.held.is_some()).try_for_each(|layer| layer.grow(length, tokens))
     }
 
     pub(crate) fn layer(&mut self, layer: usize) -> LayerView<'_> {
@@ -53,11 +65,41 @@ impl Cache {
     }
 }
 
-/// `[B, KvH, capacity, D]` each, or nothing before the first token.
+/// Keys and values together, `[2, B, KvH, capacity, D]`, so that one operator can write both; nothing before the first
+/// token.
 #[derive(Default)]
 struct LayerCache {
-    held: Option<(Tensor, Tensor)>,
+    held: Option<Tensor>,
     passes: bool,
+}
+
+impl LayerCache {
+    /// Room for `tokens` more than the `length` positions held.
+    fn grow(&mut self, length: usize, tokens: usize) -> Result<()> {
+        let Some(held) = &self.held else { return Ok(()) };
+        let (_, batch, heads, capacity, width) = held.dims5()?;
+        if length + tokens > capacity {
+            let grown = empty((batch, heads, width), length + tokens, held)?;
+            if length > 0 {
+                grown.slice_set(&held.narrow(3, 0, length)?.contiguous()?, 3, 0)?;
+            }
+            self.held = Some(grown);
+        }
+        Ok(())
+    }
+
+    /// Keys and values, `[B, KvH, capacity, D]` each.
+    fn halves(&self) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(held) = &self.held else { return Ok(None) };
+        let half = |which| held.narrow(0, which, 1)?.squeeze(0);
+        Ok(Some((half(0)?, half(1)?)))
+    }
+}
+
+/// Zeros for at least `positions` positions, of the type and on the device of `like`.
+fn empty((batch, heads, width): (usize, usize, usize), positions: usize, like: &Tensor) -> Result<Tensor> {
+    let shape = (2, batch, heads, positions.next_multiple_of(BLOCK), width);
+    Ok(Tensor::zeros(shape, like.dtype(), like.device())?)
 }
 
 pub(crate) struct LayerView<'a> {
@@ -72,32 +114,31 @@ impl LayerView<'_> {
             return Ok((key.clone(), value.clone()));
         }
         let (batch, heads, tokens, width) = key.dims4()?;
-        let wanted = self.length + tokens;
-        let capacity = match &self.layer.held {
-            Some((held, _)) => {
-                let (held_batch, held_heads, capacity, held_width) = held.dims4()?;
+        match &self.layer.held {
+            Some(held) => {
+                let (_, held_batch, held_heads, _, held_width) = held.dims5()?;
                 let (same, got) = ((held_batch, held_heads, held_width), (batch, heads, width));
                 ensure!(
                     same == got,
                     "the cache holds (batch, heads, width) {same:?} and got {got:?}; a cache belongs to one batch"
                 );
-                capacity
+                self.layer.grow(self.length, tokens)?;
             }
-            None => 0,
-        };
-        if wanted > capacity {
-            let shape = (batch, heads, wanted.next_multiple_of(BLOCK), width);
-            let grown =
-                (Tensor::zeros(shape, key.dtype(), key.device())?, Tensor::zeros(shape, key.dtype(), key.device())?);
-            if let (Some((keys, values)), 1..) = (&self.layer.held, self.length) {
-                grown.0.slice_set(&keys.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
-                grown.1.slice_set(&values.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
-            }
-            self.layer.held = Some(grown);
+            None => self.layer.held = Some(empty((batch, heads, width), self.length + tokens, key)?),
         }
-        let Some((keys, values)) = &self.layer.held else { unreachable!("the cache was grown above") };
+        let Some((keys, values)) = self.layer.halves()? else { unreachable!("the cache was grown above") };
         keys.slice_set(&key.contiguous()?, 2, self.length)?;
         values.slice_set(&value.contiguous()?, 2, self.length)?;
+        let wanted = self.length + tokens;
         Ok((keys.narrow(2, 0, wanted)?, values.narrow(2, 0, wanted)?))
+    }
+
+    /// Writes `key` and `value`, `[B, KvH, T, D]`, at the positions that the device holds in `positions` `[B]`, and gives
+    /// all that there is memory for, `[B, KvH, capacity, D]`.
+    pub fn write_at(&mut self, key: &Tensor, value: &Tensor, positions: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Some(held) = &self.layer.held else { bail!("the cache is empty: a prompt comes before a step") };
+        ops::write_pair_at(held, positions, key, value)?;
+        let Some(halves) = self.layer.halves()? else { unreachable!("the cache is not empty") };
+        Ok(halves)
     }
 }

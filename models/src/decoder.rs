@@ -5,13 +5,13 @@
 
 use crate::cache::{Cache, LayerView};
 use crate::loader::Loader;
-use crate::rotary::RotaryTables;
+use crate::rotary::{Places, RotaryTables};
 use crate::tuning::Adapters;
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, ensure};
 use candle_ascend::Tensor;
 use candle_ascend::autograd::Checkpoint;
-use candle_ascend::ops::{self, AttentionMask};
+use candle_ascend::ops::{self, AttentionMask, HiddenKeys};
 use std::sync::Arc;
 
 /// `y = x Wᵀ + b`, the weight stored `[out, in]`.
@@ -92,8 +92,15 @@ pub struct Attention {
 pub(crate) struct Pass {
     cos: Tensor,
     sin: Tensor,
-    /// Positions before the pass's first token.
-    start: usize,
+    place: Place,
+}
+
+/// Where the tokens of a pass stand.
+enum Place {
+    /// After this many positions.
+    After(usize),
+    /// One token a sequence, at positions [B] that the device holds, with the keys that lie beyond them.
+    At { positions: Tensor, beyond: HiddenKeys },
 }
 
 impl Attention {
@@ -124,17 +131,27 @@ impl Attention {
         let heads = self.heads + 2 * self.kv_heads;
         let qkv = self.qkv.forward(x)?.reshape((batch, tokens, heads, self.head_dim))?;
         // Views: queries and keys lie side by side, which an NPU rotates in one launch.
-        let mut query = qkv.narrow(2, 0, self.heads)?;
-        let mut key = qkv.narrow(2, self.heads, self.kv_heads)?;
-        let value = qkv.narrow(2, self.heads + self.kv_heads, self.kv_heads)?;
-        if let Some((query_norm, key_norm)) = &self.qk_norm {
-            (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
-        }
-        let (query, key) = (query.transpose(1, 2)?, key.transpose(1, 2)?);
-        let (query, key) = ops::rotary(&query, &key, &pass.cos, &pass.sin)?;
-        let (keys, values) = cache.append(&key, &value.transpose(1, 2)?)?;
+        let query = qkv.narrow(2, 0, self.heads)?.transpose(1, 2)?;
+        let key = qkv.narrow(2, self.heads, self.kv_heads)?.transpose(1, 2)?;
+        let value = qkv.narrow(2, self.heads + self.kv_heads, self.kv_heads)?.transpose(1, 2)?;
+        let (query, key) = match (&self.qk_norm, &pass.place) {
+            (None, _) => ops::rotary(&query, &key, &pass.cos, &pass.sin)?,
+            // A step keeps nothing of a layer, so that the rotated heads may take the place of the others.
+            (Some((q, k)), Place::At { .. }) => {
+                ops::norm_rotary(query, key, (&q.weight, &k.weight), q.eps, &pass.cos, &pass.sin)?
+            }
+            (Some((q, k)), Place::After(_)) => {
+                ops::rotary(&q.forward(&query)?, &k.forward(&key)?, &pass.cos, &pass.sin)?
+            }
+        };
+        let ((keys, values), mask) = match &pass.place {
+            Place::After(offset) => (cache.append(&key, &value)?, AttentionMask::Causal { offset: *offset }),
+            Place::At { positions, beyond } => {
+                (cache.write_at(&key, &value, positions)?, AttentionMask::Hidden(beyond))
+            }
+        };
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let mixed = ops::attention(&query, &keys, &values, scale, AttentionMask::Causal { offset: pass.start })?;
+        let mixed = ops::attention(&query, &keys, &values, scale, mask)?;
         self.output.forward(&mixed.transpose(1, 2)?.reshape((batch, tokens, self.heads * self.head_dim))?)
     }
 }
@@ -191,6 +208,7 @@ pub struct Decoder {
     norm: RmsNorm,
     head: Linear,
     rotary: RotaryTables,
+    places: Places,
 }
 
 impl Decoder {
@@ -206,37 +224,32 @@ impl Decoder {
             Linear::load(loader, "lm_head", config.vocab_size, config.hidden_size, false)?
         };
         let rotary = RotaryTables::new(&config, loader.dtype(), loader.device());
-        Ok(Self { config, embedding, layers, norm, head, rotary })
+        let places = Places::new(loader.device());
+        Ok(Self { config, embedding, layers, norm, head, rotary, places })
     }
 
     pub(crate) fn layers(&self) -> &[Arc<Layer>] {
         &self.layers
     }
 
-    fn pass(&self, tokens: usize, cache: &Cache) -> Result<Pass> {
-        let start = cache.len();
+    /// A pass over the tokens that follow the ones in `cache`.
+    fn pass_after(&self, start: usize, tokens: usize) -> Result<Pass> {
         let (cos, sin) = self.rotary.rows(start, tokens)?;
-        Ok(Pass { cos, sin, start })
-    }
-}
-
-impl CausalLm for Decoder {
-    fn config(&self) -> &Config {
-        &self.config
+        Ok(Pass { cos, sin, place: Place::After(start) })
     }
 
-    fn forward(&self, input_ids: &Tensor, cache: &mut Cache, logits: Logits) -> Result<Tensor> {
-        let (batch, tokens) = input_ids.dims2().context("input_ids, wanted [B, T]")?;
-        ensure!(tokens > 0, "input_ids has no tokens");
-        ensure!(
-            cache.layers() == self.layers.len(),
-            "the cache was made for {} layers, the model has {}",
-            cache.layers(),
-            self.layers.len()
-        );
-        let (end, most) = (cache.len() + tokens, self.config.max_position_embeddings);
-        ensure!(end <= most, "{end} tokens, prompt and answer together, exceed the model's context of {most}");
-        let pass = self.pass(tokens, cache)?;
+    /// A pass over one token a sequence, at `positions` [B] of a cache for `capacity` positions. All are the same.
+    fn pass_at(&self, positions: &Tensor, capacity: usize) -> Result<Pass> {
+        let (cos, sin) = self.rotary.row_at(&positions.narrow(0, 0, 1)?, capacity)?;
+        let places = self.places.up_to(capacity)?;
+        let beyond = HiddenKeys::new(places.broadcast_gt(&positions.unsqueeze(1)?)?)?;
+        Ok(Pass { cos, sin, place: Place::At { positions: positions.clone(), beyond } })
+    }
+
+    /// The layers: `input_ids` [B, T] to what the last of them adds to the residual stream, and that stream before,
+    /// [B, T, H] both.
+    fn run_layers(&self, input_ids: &Tensor, pass: &Pass, cache: &mut Cache) -> Result<(Tensor, Tensor)> {
+        let (batch, tokens) = input_ids.dims2()?;
         let rows = ops::embedding(&self.embedding, &input_ids.flatten_all()?)?;
         let mut residual = rows.reshape((batch, tokens, self.config.hidden_size))?;
         let mut sublayer: Option<Tensor> = None;
@@ -249,12 +262,39 @@ impl CausalLm for Decoder {
                     normed
                 }
             };
-            let attended = layer.attention.forward(&normed, &pass, cache.layer(index))?;
+            let attended = layer.attention.forward(&normed, pass, cache.layer(index))?;
             let (normed, sum) = layer.post_attention_norm.add_forward(&attended, &residual)?;
             residual = sum;
             sublayer = Some(layer.mlp.forward(&normed)?);
         }
         let Some(output) = sublayer else { unreachable!("the configuration has at least one layer") };
+        Ok((output, residual))
+    }
+
+    fn check(&self, input_ids: &Tensor, cache: &Cache) -> Result<usize> {
+        let (_, tokens) = input_ids.dims2().context("input_ids, wanted [B, T]")?;
+        ensure!(tokens > 0, "input_ids has no tokens");
+        ensure!(
+            cache.layers() == self.layers.len(),
+            "the cache was made for {} layers, the model has {}",
+            cache.layers(),
+            self.layers.len()
+        );
+        let (end, most) = (cache.len() + tokens, self.config.max_position_embeddings);
+        ensure!(end <= most, "{end} tokens, prompt and answer together, exceed the model's context of {most}");
+        Ok(tokens)
+    }
+}
+
+impl CausalLm for Decoder {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn forward(&self, input_ids: &Tensor, cache: &mut Cache, logits: Logits) -> Result<Tensor> {
+        let tokens = self.check(input_ids, cache)?;
+        let pass = self.pass_after(cache.len(), tokens)?;
+        let (output, residual) = self.run_layers(input_ids, &pass, cache)?;
         cache.advance(tokens);
         let (normed, _) = match logits {
             Logits::All => self.norm.add_forward(&output, &residual)?,
@@ -266,6 +306,15 @@ impl CausalLm for Decoder {
         self.head.forward(&normed)
     }
 
+    fn step(&self, input_ids: &Tensor, positions: &Tensor, cache: &mut Cache) -> Result<Option<Tensor>> {
+        let tokens = self.check(input_ids, cache)?;
+        ensure!(tokens == 1, "a step decodes one token a sequence, got {tokens}");
+        let pass = self.pass_at(positions, cache.capacity())?;
+        let (output, residual) = self.run_layers(input_ids, &pass, cache)?;
+        let (normed, _) = self.norm.add_forward(&output, &residual)?;
+        Ok(Some(self.head.forward(&normed)?))
+    }
+
     fn hidden(&self, input_ids: &Tensor, keep: Option<Checkpoint>) -> Result<Tensor> {
         let (batch, tokens) = input_ids.dims2().context("input_ids, wanted [B, T]")?;
         let most = self.config.max_position_embeddings;
@@ -275,7 +324,7 @@ impl CausalLm for Decoder {
         );
         let rows = ops::embedding(&self.embedding, &input_ids.flatten_all()?)?;
         let stream = rows.reshape((batch, tokens, self.config.hidden_size))?;
-        let pass = self.pass(tokens, &Cache::new(0))?;
+        let pass = self.pass_after(0, tokens)?;
         self.norm.forward(&self.train_layers(stream, pass, keep)?)
     }
 

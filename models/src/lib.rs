@@ -58,6 +58,17 @@ pub trait CausalLm: Send + Sync {
     /// `max_position_embeddings` is an error and leaves the cache as it was.
     fn forward(&self, input_ids: &Tensor, cache: &mut Cache, logits: Logits) -> Result<Tensor>;
 
+    /// Logits [B, 1, V] after one more token a sequence, `input_ids` [B, 1] (u32), that stands at `positions` [B] (i64,
+    /// all the same). Where that is the device alone knows: nothing that this asks of it changes from one token to the
+    /// next as long as the cache has the same capacity, so that a device which has graphs can capture it once and run it
+    /// for every token.
+    ///
+    /// The cache must have room ([`Cache::reserve`]), and the caller counts the token ([`Cache::advance`]) and moves
+    /// `positions`. `None` from models that cannot decode this way.
+    fn step(&self, _input_ids: &Tensor, _positions: &Tensor, _cache: &mut Cache) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// Hidden states `[B, T, H]` after the last norm of the whole sequences `input_ids` [B, T] (u32): the pass of training,
     /// without a cache. With `keep`, layers are computed again in backward instead of keeping what is inside of them.
     fn hidden(&self, _input_ids: &Tensor, _keep: Option<Checkpoint>) -> Result<Tensor> {

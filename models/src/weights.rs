@@ -119,6 +119,7 @@ impl Source for Weights {
         let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)
             .and_then(|tensor| tensor.to_dtype(dtype))
             .with_context(|| format!("{file}: loading tensor {name} {shape:?}"))?;
+        shard.bytes.release(entry.range.clone()).with_context(|| format!("{file}: releasing tensor {name}"))?;
         Ok((tensor, entry.range.len() as u64))
     }
 }

@@ -1,12 +1,13 @@
 //! The generation loop of one sequence, and the checkpoint that it runs.
 
-use crate::sampling::{Sampler, SamplingOptions, argmax};
+use crate::sampling::{Sampler, SamplingOptions};
 use crate::stats::{LoadStats, Meter, Stats};
+use crate::steps::{Outcome, Steps};
 use crate::template::{ChatTemplate, Message};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
-use candle_ascend::{DType, Device, Tensor};
-use npu_models::{Cache, CausalLm, Config, GenerationConfig, Loaded, Logits};
+use candle_ascend::{DType, Device};
+use npu_models::{CausalLm, Config, GenerationConfig, Loaded};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,15 +161,19 @@ impl Generator {
         self.check_prompt(prompt)?;
         ensure!(options.max_tokens > 0, "max_tokens is 0, wanted at least 1");
         let mut sampler = Sampler::new(options.sampling.clone())?;
-        let mut cache = self.model.new_cache();
+        let greedy = options.sampling.is_greedy();
+        let mut steps = Steps::new(self.model.as_ref(), &self.device);
         let mut meter = Meter::start(&self.device);
         let mut history = prompt.to_vec();
         let mut stream = self.tokenizer.stream();
         let mut text = String::new();
-        let mut logits = self.prefill(prompt, &mut cache, abort)?;
+        let mut outcome = prefill(&mut steps, prompt, abort)?;
         let stop = loop {
-            let Some(mut row) = logits.take() else { break StopReason::Aborted };
-            let token = sampler.sample(&mut row, &history)?;
+            let Some(last) = outcome.take() else { break StopReason::Aborted };
+            let token = match greedy {
+                true => last.likeliest()?[0],
+                false => sampler.sample(&mut last.logits()?, &history)?,
+            };
             meter.token(history.len() == prompt.len());
             if self.ends.contains(&token) && !options.ignore_eos {
                 break StopReason::Eos;
@@ -188,7 +193,7 @@ impl Generator {
             if abort.load(Ordering::Relaxed) {
                 break StopReason::Aborted;
             }
-            logits = Some(self.pass(&[token], &mut cache)?);
+            outcome = Some(steps.step(&[token], greedy)?);
         };
         let rest = stream.finish()?;
         if !rest.is_empty() {
@@ -209,37 +214,18 @@ impl Generator {
         );
         self.model.config().check_tokens(prompt).context("the tokenizer does not belong to the model")
     }
+}
 
-    /// Logits after the prompt, computed in pieces; none when aborted between them.
-    fn prefill(&self, prompt: &[u32], cache: &mut Cache, abort: &AtomicBool) -> Result<Option<Vec<f32>>> {
-        let mut logits = None;
-        for chunk in prompt.chunks(PREFILL_CHUNK) {
-            if abort.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            logits = Some(self.forward(&[chunk.to_vec()], cache)?);
+/// The pass over the prompt, in pieces; none when aborted between them.
+fn prefill(steps: &mut Steps<'_>, prompt: &[u32], abort: &AtomicBool) -> Result<Option<Outcome>> {
+    let mut outcome = None;
+    for chunk in prompt.chunks(PREFILL_CHUNK) {
+        if abort.load(Ordering::Relaxed) {
+            return Ok(None);
         }
-        logits.map(|logits| read_row(&logits)).transpose()
+        outcome = Some(steps.prefill(&[chunk.to_vec()])?);
     }
-
-    fn pass(&self, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-        read_row(&self.forward(&[tokens.to_vec()], cache)?)
-    }
-
-    fn forward(&self, rows: &[Vec<u32>], cache: &mut Cache) -> Result<Tensor> {
-        last_logits(self.model.as_ref(), rows, cache, &self.device)
-    }
-}
-
-/// Logits `[B, 1, V]` after `rows` of equal length.
-fn last_logits(model: &dyn CausalLm, rows: &[Vec<u32>], cache: &mut Cache, device: &Device) -> Result<Tensor> {
-    let length = rows.first().map_or(0, Vec::len);
-    let ids = Tensor::from_vec(rows.concat(), (rows.len(), length), device)?;
-    model.forward(&ids, cache, Logits::Last)
-}
-
-fn read_row(logits: &Tensor) -> Result<Vec<f32>> {
-    Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    Ok(outcome)
 }
 
 /// Continues each of `rows`, all of one length, by `count` tokens, the likeliest each time, past any end of an answer.
@@ -256,16 +242,20 @@ pub fn continue_greedily(
     for row in rows {
         model.config().check_tokens(row)?;
     }
-    let mut cache = model.new_cache();
     let mut answers = vec![Vec::with_capacity(count); rows.len()];
-    let mut next = rows.to_vec();
-    for _ in 0..count {
-        let logits = read_row(&last_logits(model, &next, &mut cache, device)?)?;
-        let vocab = logits.len() / rows.len();
-        next = logits.chunks(vocab).map(|row| vec![argmax(row)]).collect();
-        answers.iter_mut().zip(&next).for_each(|(answer, token)| answer.extend(token));
+    if count == 0 {
+        return Ok(answers);
     }
-    Ok(answers)
+    let mut steps = Steps::new(model, device);
+    let mut outcome = steps.prefill(rows)?;
+    loop {
+        let next = outcome.likeliest()?;
+        answers.iter_mut().zip(&next).for_each(|(answer, &token)| answer.push(token));
+        if answers.iter().all(|answer| answer.len() == count) {
+            return Ok(answers);
+        }
+        outcome = steps.step(&next, true)?;
+    }
 }
 
 /// Tokens that end an answer: those of `generation_config.json`, else those of `config.json`; and the tokenizer's own.

@@ -20,6 +20,7 @@
 mod generate;
 mod sampling;
 mod stats;
+mod steps;
 mod template;
 #[cfg(test)]
 mod testing;
@@ -29,7 +30,7 @@ mod tokenizer_config;
 
 pub use generate::{EncodedPrompt, GenerateOptions, Generation, Generator, StopReason, continue_greedily};
 pub use sampling::{Sampler, SamplingOptions, argmax};
-pub use stats::{LoadStats, Stats};
+pub use stats::{LoadStats, PerToken, Stats};
 pub use template::{ChatTemplate, Message, Prompt};
 pub use think::{Segment, ThinkParser};
 pub use tokenizer::{Detokenizer, Tokenizer};

@@ -42,6 +42,13 @@ impl SamplingOptions {
     }
 }
 
+impl SamplingOptions {
+    /// Whether the likeliest token is taken, whatever came before.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+}
+
 /// A seeded sampler: the same options and logits give the same tokens.
 pub struct Sampler {
     options: SamplingOptions,
@@ -57,10 +64,7 @@ impl Sampler {
 
     /// The next token after `history`, from `logits` over the vocabulary, which it may change.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
-        ensure!(!logits.is_empty(), "there are no logits to draw from");
-        if let Some(bad) = logits.iter().position(|logit| logit.is_nan()) {
-            anyhow::bail!("the logit of token {bad} is not a number; the model computed garbage in this dtype");
-        }
+        check_logits(logits)?;
         penalize_repetition(logits, history, self.options.repetition_penalty as f32);
         if self.options.temperature == 0.0 {
             return Ok(argmax(logits));
@@ -71,6 +75,20 @@ impl Sampler {
         keep_min_p(&mut candidates, self.options.min_p);
         Ok(draw(&candidates, self.random.random()))
     }
+}
+
+fn check_logits(logits: &[f32]) -> Result<()> {
+    ensure!(!logits.is_empty(), "there are no logits to draw from");
+    if let Some(bad) = logits.iter().position(|logit| logit.is_nan()) {
+        anyhow::bail!("the logit of token {bad} is not a number; the model computed garbage in this dtype");
+    }
+    Ok(())
+}
+
+/// [`argmax`], with an error for logits that are not numbers.
+pub(crate) fn greedy(logits: &[f32]) -> Result<u32> {
+    check_logits(logits)?;
+    Ok(argmax(logits))
 }
 
 /// The index of the largest logit, the first of equals.

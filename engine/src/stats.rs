@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use candle_ascend::Device;
+use candle_ascend::acl::Counters;
 use serde::Serialize;
 use std::fmt;
 use std::time::Instant;
@@ -32,10 +33,55 @@ pub struct Stats {
     pub decode_tokens_per_second: Option<f64>,
     /// Most memory in use at once: of the device's pool on an NPU, of this process elsewhere.
     pub peak_memory_bytes: Option<u64>,
-    /// Operators launched on an NPU per token after the first.
-    pub launches_per_token: Option<f64>,
-    /// Times the host waited for an NPU per token after the first.
-    pub host_syncs_per_token: Option<f64>,
+    /// What an NPU was asked to do per token after the first.
+    #[serde(flatten)]
+    pub per_token: Option<PerToken>,
+    /// Why an NPU decoded operator by operator, where it could not run a captured graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub without_graphs: Option<String>,
+}
+
+/// What an NPU was asked to do, per token.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PerToken {
+    /// Operators that the host launched.
+    #[serde(rename = "launches_per_token")]
+    pub launches: f64,
+    /// Captured graphs that the host started, and the operators in them.
+    #[serde(rename = "replays_per_token")]
+    pub replays: f64,
+    #[serde(rename = "replayed_launches_per_token")]
+    pub replayed_launches: f64,
+    /// Times that the host waited.
+    #[serde(rename = "host_syncs_per_token")]
+    pub host_syncs: f64,
+    /// Calls of CANN's C interface for the pass, the reading of its result left out.
+    #[serde(rename = "calls_per_token")]
+    pub calls: f64,
+    #[serde(rename = "bytes_to_device_per_token")]
+    pub bytes_to_device: f64,
+    #[serde(rename = "bytes_to_host_per_token")]
+    pub bytes_to_host: f64,
+    /// Microseconds of this program's own, outside of CANN, for each launch or start of a graph.
+    pub host_micros_per_launch: f64,
+}
+
+impl PerToken {
+    fn between(before: &Counters, after: &Counters, tokens: usize) -> Self {
+        let spent = after.since(before);
+        let each = |count: u64| count as f64 / tokens as f64;
+        let (launches, replays) = (each(spent.launches), each(spent.replays));
+        Self {
+            launches,
+            replays,
+            replayed_launches: each(spent.replayed_launches),
+            host_syncs: each(spent.host_syncs),
+            calls: each(spent.timed_calls),
+            bytes_to_device: each(spent.bytes_to_device),
+            bytes_to_host: each(spent.bytes_to_host),
+            host_micros_per_launch: each(spent.timed_host_nanos) / 1000.0 / (launches + replays).max(1.0),
+        }
+    }
 }
 
 /// Counts while a generation runs.
@@ -43,13 +89,10 @@ pub(crate) struct Meter {
     device: Device,
     start: Instant,
     /// When the first token came, and the counters then.
-    first: Option<(Instant, Counts)>,
-    last: Option<(Instant, Counts)>,
+    first: Option<(Instant, Option<Counters>)>,
+    last: Option<(Instant, Option<Counters>)>,
     generated: usize,
 }
-
-/// Launches and host waits of an NPU.
-type Counts = Option<(u64, u64)>;
 
 impl Meter {
     pub fn start(device: &Device) -> Self {
@@ -73,7 +116,9 @@ impl Meter {
             _ => (self.start.elapsed().as_secs_f64(), 0.0),
         };
         let counted = match (self.first, self.last) {
-            (Some((_, Some(first))), Some((_, Some(last)))) if later > 0 => Some((last.0 - first.0, last.1 - first.1)),
+            (Some((_, Some(first))), Some((_, Some(last)))) if later > 0 => {
+                Some(PerToken::between(&first, &last, later))
+            }
             _ => None,
         };
         let rate = |tokens: usize, seconds: f64| (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds);
@@ -86,15 +131,14 @@ impl Meter {
             prefill_tokens_per_second: self.first.and_then(|_| rate(prompt_tokens, prefill)),
             decode_tokens_per_second: rate(later, decode),
             peak_memory_bytes: peak_memory(device)?,
-            launches_per_token: counted.map(|(launches, _)| launches as f64 / later as f64),
-            host_syncs_per_token: counted.map(|(_, syncs)| syncs as f64 / later as f64),
+            per_token: counted,
+            without_graphs: device.as_npu_device().ok().and_then(|npu| npu.context().why_no_graphs()),
         })
     }
 }
 
-fn counts(device: &Device) -> Counts {
-    let counters = device.as_npu_device().ok()?.counters();
-    Some((counters.launches, counters.host_syncs))
+fn counts(device: &Device) -> Option<Counters> {
+    Some(device.as_npu_device().ok()?.counters())
 }
 
 /// The high-water mark of the device's pool, or of this process where there is none.
@@ -121,8 +165,13 @@ impl fmt::Display for Stats {
         if let Some(bytes) = self.peak_memory_bytes {
             write!(f, " · peak memory {:.1} MiB", bytes as f64 / (1 << 20) as f64)?;
         }
-        if let Some(launches) = self.launches_per_token {
-            write!(f, " · {launches:.1} launches/token")?;
+        if let Some(token) = &self.per_token {
+            let (operators, micros) = (token.launches + token.replayed_launches, token.host_micros_per_launch);
+            write!(f, " · {operators:.1} launches/token in {:.1} calls", token.calls)?;
+            write!(f, ", {micros:.1} µs of the host for each launch or graph")?;
+        }
+        if let Some(why) = &self.without_graphs {
+            write!(f, " · no captured graph: {why}")?;
         }
         Ok(())
     }

@@ -84,13 +84,24 @@ pub struct Ratio {
 /// What an NPU was asked to do for a decoded token.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceCounts {
+    /// Operators, whether the host launched them one by one or started a graph of them.
     pub launches: f64,
+    /// Calls of CANN for the pass.
+    pub calls: f64,
     pub host_syncs: f64,
+    /// Microseconds of this program for each launch or start of a graph.
+    pub host_micros_per_launch: f64,
 }
 
 impl DeviceCounts {
     pub fn of(stats: &Stats) -> Option<Self> {
-        Some(Self { launches: stats.launches_per_token?, host_syncs: stats.host_syncs_per_token? })
+        let token = stats.per_token?;
+        Some(Self {
+            launches: token.launches + token.replayed_launches,
+            calls: token.calls,
+            host_syncs: token.host_syncs,
+            host_micros_per_launch: token.host_micros_per_launch,
+        })
     }
 }
 
@@ -202,7 +213,8 @@ impl fmt::Display for Report {
 
 impl fmt::Display for DeviceCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} launches, {:.1} host waits", self.launches, self.host_syncs)
+        write!(f, "{:.1} launches in {:.1} calls, {:.1} host waits", self.launches, self.calls, self.host_syncs)?;
+        write!(f, ", {:.1} µs of the host for each launch or graph", self.host_micros_per_launch)
     }
 }
 

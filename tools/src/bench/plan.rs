@@ -42,7 +42,7 @@ impl Plan {
         };
         let format = match Format::parse(&args.dtype) {
             Some(format) => format,
-            None => format_of(model::dtype_named(&args.dtype, config.dtype.as_deref(), &opened.device)?),
+            None => format_of(model::dtype_named(&args.dtype, config.dtype.as_deref())?),
         };
         for (flag, value) in [
             ("--prompt-tokens", args.prompt_tokens),

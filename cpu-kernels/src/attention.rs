@@ -10,6 +10,8 @@ use half::{bf16, f16};
 const KEYS: usize = 128;
 /// Rows of queries (those of all heads that share a key head) of one task, about.
 const ROWS: usize = 64;
+/// Multiplications of a sequence's scores from which its heads are worth sharing among threads.
+const PARALLEL: usize = 1 << 16;
 
 /// `[B, H, S, D]` whose last dimension lies in memory without gaps; strides count elements.
 #[derive(Clone, Copy, Debug)]
@@ -103,12 +105,16 @@ fn typed<T: Kernels>(form: Form, q: Heads<T>, k: Heads<T>, v: Heads<T>, scale: f
     let stacked = shared * per_task;
     // By task, [head within the group, query, E]; each task's part is put in its place below.
     let mut parts = vec![0f32; batch * groups * blocks * stacked * width];
-    share_chunks(&mut parts, stacked * width, |task, part| {
+    let one = |task: usize, part: &mut [f32]| {
         let (batch, group, block) = (task / (groups * blocks), task / blocks % groups, task % blocks);
         let first = block * per_task;
         let place = Place { batch, group, first, queries: per_task.min(queries - first) };
         one_task(form, (q, k, v), scale, sight, place, &mut part[..shared * place.queries * width]);
-    });
+    };
+    match heads * queries * keys * q.shape[3] < PARALLEL {
+        true => parts.chunks_mut(stacked * width).enumerate().for_each(|(task, part)| one(task, part)),
+        false => share_chunks(&mut parts, stacked * width, one),
+    }
     for (task, part) in parts.chunks_exact(stacked * width).enumerate() {
         let (batch, group, first) = (task / (groups * blocks), task / blocks % groups, task % blocks * per_task);
         let here = per_task.min(queries - first);

@@ -13,6 +13,8 @@ use std::borrow::Cow;
 
 /// Rows (queries times heads of a group) whose scores are held at a time.
 const ROWS: usize = 64;
+/// Multiplications of scores, at most, from which blocks are worth sharing among threads.
+const PARALLEL: usize = 1 << 16;
 
 /// Vector operations on each score: scaling, the mask, the running maximum, its subtraction, the exponential, the running
 /// sum, the type of the product that follows, and the correction of the earlier sum.
@@ -141,7 +143,12 @@ impl Attention {
             self.block(&query, &segments, mask.as_ref(), (sequence, key_head, first, count))
         };
         let mut blocks: Vec<_> = tasks.iter().map(|_| None).collect();
-        share_chunks(&mut blocks, 1, |index, slot| slot[0] = Some(block(&tasks[index])));
+        let longest = self.sequences.iter().map(|(_, keys)| keys.span.len).max().unwrap_or(0);
+        let multiplications = tasks.iter().map(|task| task.3).sum::<usize>() * self.group() * longest * self.query.dim;
+        match multiplications < PARALLEL {
+            true => blocks.iter_mut().zip(&tasks).for_each(|(slot, task)| *slot = Some(block(task))),
+            false => share_chunks(&mut blocks, 1, |index, slot| slot[0] = Some(block(&tasks[index]))),
+        }
         Ok(blocks.into_iter().flatten().collect())
     }
 

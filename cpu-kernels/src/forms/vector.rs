@@ -1,5 +1,10 @@
 //! The kernels over any vector unit. Everything is inlined into a function that has the unit's instructions enabled.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "indexes into tiles of known size are unrolled, iterators are not always"
+)]
+
 use super::{COLUMNS, Sink};
 use crate::{Float, Rows};
 use std::marker::PhantomData;

@@ -19,9 +19,9 @@ macro_rules! on_cpu {
     ($x:expr, $function:ident($($arg:expr),* $(,)?)) => {
         match $x.dtype() {
             _ if !$x.device().is_cpu() => Ok(None),
-            DType::F32 => $function::<f32>($($arg),*).map(Some),
-            DType::BF16 => $function::<half::bf16>($($arg),*).map(Some),
-            DType::F16 => $function::<half::f16>($($arg),*).map(Some),
+            $crate::DType::F32 => $function::<f32>($($arg),*).map(Some),
+            $crate::DType::BF16 => $function::<half::bf16>($($arg),*).map(Some),
+            $crate::DType::F16 => $function::<half::f16>($($arg),*).map(Some),
             _ => Ok(None),
         }
     };

@@ -3,3 +3,17 @@
 //!
 //! Each kernel has a plain form in safe Rust, which is its definition, and forms for vector units that the machine is asked
 //! for at run time.
+
+mod attention;
+mod float;
+mod forms;
+mod product;
+mod rows;
+mod team;
+
+pub use attention::{Heads, Sight, attention, attention_by};
+pub use float::Float;
+pub use forms::Form;
+pub use product::{product, product_by, weighted_sums, weighted_sums_by};
+pub use rows::Rows;
+pub use team::{share, share_chunks};

@@ -45,7 +45,9 @@ fn heldout_sums_on_the_simulated_npu() {
 #[test]
 fn heldout_sums_on_the_cpu() {
     let cases = heldout();
-    let got = accuracy(&Device::Cpu, DType::F32, &cases);
-    println!("demo model, CPU, f32: {:.1} % of {} held-out sums", 100.0 * got, cases.len());
-    assert!(got >= 0.9, "{got}");
+    for dtype in [DType::F32, DType::BF16] {
+        let got = accuracy(&Device::Cpu, dtype, &cases);
+        println!("demo model, CPU, {}: {:.1} % of {} held-out sums", dtype.as_str(), 100.0 * got, cases.len());
+        assert!(got >= 0.9, "{got}");
+    }
 }

@@ -57,7 +57,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 
-    /// Precision to compute in: auto (the checkpoint's own where the device has it), f32, f16, bf16
+    /// Precision to compute in: auto (the checkpoint's own), f32, f16, bf16
     #[arg(long, default_value = "auto", value_name = "DTYPE")]
     pub dtype: String,
 }

@@ -34,7 +34,7 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     let folder = Folder::of(&args.model)?;
     let Opened { device, line, simulated } = device::open(&args.device)?;
     modelled::only_simulated(simulated, &[("--stats", args.stats), ("--timeline", args.timeline.is_some())])?;
-    let dtype = model::dtype(&args.model, &folder, &device)?;
+    let dtype = model::dtype(&args.model, &folder)?;
     if !args.json {
         eprintln!("{}", report::dimmed(&format!("{} on {line}, {}", folder.name(), dtype.as_str())));
     }

@@ -3,7 +3,7 @@
 use crate::cli::ModelArgs;
 use crate::demo;
 use anyhow::{Result, bail};
-use candle_ascend::{DType, Device};
+use candle_ascend::DType;
 use npu_models::Config;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -42,20 +42,18 @@ impl Folder {
     }
 }
 
-/// The type that `--dtype` asks for; `auto` is the checkpoint's own, except on the CPU, whose products are an order of
-/// magnitude faster in f32.
-pub fn dtype(args: &ModelArgs, folder: &Folder, device: &Device) -> Result<DType> {
+/// The type that `--dtype` asks for; `auto` is the checkpoint's own.
+pub fn dtype(args: &ModelArgs, folder: &Folder) -> Result<DType> {
     let stored = if args.dtype == "auto" { Config::from_dir(folder.path())?.dtype } else { None };
-    dtype_named(&args.dtype, stored.as_deref(), device)
+    dtype_named(&args.dtype, stored.as_deref())
 }
 
 /// The type called `name`, for a checkpoint whose own is `stored`.
-pub fn dtype_named(name: &str, stored: Option<&str>, device: &Device) -> Result<DType> {
+pub fn dtype_named(name: &str, stored: Option<&str>) -> Result<DType> {
     Ok(match name {
         "f32" | "float32" => DType::F32,
         "f16" | "float16" => DType::F16,
         "bf16" | "bfloat16" => DType::BF16,
-        "auto" if device.is_cpu() => DType::F32,
         "auto" => match stored {
             Some("float32") => DType::F32,
             Some("float16") => DType::F16,

@@ -187,9 +187,9 @@ impl Device {
         }
     }
 
-    /// Whether models should run in bf16 here.
+    /// Whether models should run in bf16 here: everywhere, as the CPU has products of its own for it (candle's has not).
     pub fn supports_bf16(&self) -> bool {
-        !self.is_cpu()
+        true
     }
 
     /// BF16 where the device is fast at it, else F32.

@@ -1,57 +1,28 @@
-//! The matrix product that all operators share: strided operands, narrow types widened block by block, a path for few
-//! rows that reads weights in place, and a blocked one through the `gemm` library.
+//! The matrix product that all operators share: strided operands, the kernels of the CPU device where what is summed over
+//! lies together or rows are few, and otherwise the `gemm` library over narrow types widened block by block.
 
 use crate::aclnn::{Launch, Tensor};
 use crate::dtype::Element;
 use crate::runtime::config;
 use crate::status::Result;
 use gemm::Parallelism;
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use npu_cpu_kernels::Rows;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// Rows of the left operand up to which the right one is streamed through once instead of being packed.
+/// Rows of the left operand up to which a row-major right one is streamed through instead of being packed.
 const FEW_ROWS: usize = 8;
-/// Elements of the reduced dimension that are widened at a time; three such blocks fit the first-level cache.
-const BLOCK: usize = 1024;
 /// Columns of a narrow right operand that are widened at a time.
 const PANEL: usize = 256;
 /// Multiplications from which a product is worth sharing among threads.
 const PARALLEL: usize = 1 << 17;
-/// Independent sums of a dot product, which the compiler keeps in vector registers.
-const LANES: usize = 32;
 
 /// A type that matrices are stored in.
-pub(crate) trait Stored: Element {
-    /// `from` in `f32`, through `buffer` (of at least its length) where the type is narrower.
-    fn widened<'a>(from: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32];
-}
-
-impl Stored for f32 {
-    fn widened<'a>(from: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
-        from
-    }
-}
-
-impl Stored for bf16 {
-    #[inline(always)]
-    fn widened<'a>(from: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-        let buffer = &mut buffer[..from.len()];
-        for (to, value) in buffer.iter_mut().zip(from) {
-            *to = f32::from_bits((value.to_bits() as u32) << 16);
-        }
-        buffer
-    }
-}
-
-impl Stored for f16 {
-    fn widened<'a>(from: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-        let buffer = &mut buffer[..from.len()];
-        from.convert_to_f32_slice(buffer);
-        buffer
-    }
-}
+pub(crate) trait Stored: Element + npu_cpu_kernels::Float {}
+impl Stored for f32 {}
+impl Stored for bf16 {}
+impl Stored for f16 {}
 
 impl Tensor {
     /// The tensor's storage, where in it the first element lies, and the view whose strides hold there: the storage
@@ -132,6 +103,13 @@ impl<'a, T: Copy> Matrix<'a, T> {
         out
     }
 
+    /// The same matrix, which is not empty, where its rows lie without gaps and in order.
+    fn as_rows(&self) -> Option<Rows<'a, T>> {
+        let stride = if self.rows == 1 { self.cols } else { usize::try_from(self.row_stride).ok()? };
+        let together = self.col_stride == 1 || self.cols == 1;
+        together.then(|| Rows::strided(&self.data[self.start..], self.rows, self.cols, stride))
+    }
+
     fn pointer(&self) -> *const T {
         // An empty matrix may start one past its data; `wrapping_add` keeps that harmless.
         self.data.as_ptr().wrapping_add(self.start)
@@ -154,30 +132,18 @@ pub(crate) fn product<T: Stored>(a: Matrix<f32>, b: Matrix<T>, out: &mut [f32], 
     if config::exact() {
         return exact(a, b, out);
     }
-    if m > FEW_ROWS || (b.row_stride != 1 && b.col_stride != 1) {
-        return blocked(a, b, out, threads);
-    }
     let packed;
-    let rows = if a.col_stride == 1 {
-        a
-    } else {
-        packed = a.map(|value| value);
-        Matrix::row_major(&packed, m, k)
+    let rows = match a.as_rows() {
+        Some(rows) => rows,
+        None => {
+            packed = a.map(|value| value);
+            Rows::new(&packed, m, k)
+        }
     };
-    let per_task = if threads { n.div_ceil(4 * rayon::current_num_threads()).clamp(8, PANEL) } else { n };
-    // Column-major while it is made, so that tasks write disjoint slices.
-    let mut columns = vec![0f32; m * n];
-    let task = |(index, chunk): (usize, &mut [f32])| {
-        let b = b.columns(index * per_task, chunk.len() / m);
-        few_rows(rows, b, chunk);
-    };
-    if threads {
-        columns.par_chunks_mut(per_task * m).enumerate().for_each(task);
-    } else {
-        task((0, &mut columns[..]));
-    }
-    for (col, column) in columns.chunks_exact(m).enumerate() {
-        column.iter().enumerate().for_each(|(row, value)| out[row * n + col] = *value);
+    match (b.t().as_rows(), b.as_rows()) {
+        (Some(columns), _) => npu_cpu_kernels::product(rows, columns, None, out),
+        (None, Some(b)) if m <= FEW_ROWS => npu_cpu_kernels::weighted_sums(rows, b, out),
+        _ => blocked(a, b, out, threads),
     }
 }
 
@@ -193,97 +159,6 @@ pub(crate) fn product_of<A: Stored, B: Stored>(a: Matrix<A>, b: Matrix<B>, out: 
     }
     let widened = a.map(A::to_f32);
     product(Matrix::row_major(&widened, m, a.cols), b, out, threads);
-}
-
-/// Few rows, columns of `b` into `out`, column-major.
-fn few_rows<T: Stored>(a: Matrix<f32>, b: Matrix<T>, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has both features, which is all that the function asks for.
-        return unsafe { few_rows_avx2(a, b, out) };
-    }
-    few_rows_with::<T, false>(a, b, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn few_rows_avx2<T: Stored>(a: Matrix<f32>, b: Matrix<T>, out: &mut [f32]) {
-    few_rows_with::<T, true>(a, b, out);
-}
-
-#[inline(always)]
-fn few_rows_with<T: Stored, const FMA: bool>(a: Matrix<f32>, b: Matrix<T>, out: &mut [f32]) {
-    if b.row_stride == 1 { dots::<T, FMA>(a, b, out) } else { sums::<T, FMA>(a, b, out) }
-}
-
-/// Columns of `b` lie in memory one after the other: a dot product each.
-#[inline(always)]
-fn dots<T: Stored, const FMA: bool>(a: Matrix<f32>, b: Matrix<T>, out: &mut [f32]) {
-    let (m, k) = (a.rows, a.cols);
-    let mut buffer = [0f32; BLOCK];
-    for (col, sums) in out.chunks_exact_mut(m).enumerate() {
-        let column = &b.data[b.index(0, col)..][..k];
-        sums.fill(0.0);
-        for (block, stored) in column.chunks(BLOCK).enumerate() {
-            let widened = T::widened(stored, &mut buffer);
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let values = &a.data[a.index(row, block * BLOCK)..][..widened.len()];
-                *sum += dot::<FMA>(values, widened);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn multiply_add<const FMA: bool>(a: f32, b: f32, sum: f32) -> f32 {
-    // Without the instruction `mul_add` is a library call, far slower than the two operations.
-    if FMA { a.mul_add(b, sum) } else { a * b + sum }
-}
-
-#[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let mut sum = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum::<f32>();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] = multiply_add::<FMA>(x[lane], y[lane], lanes[lane]);
-        }
-    }
-    // By halves, for the smaller rounding error.
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-    }
-    sum += lanes[0];
-    sum
-}
-
-/// Rows of `b` lie in memory one after the other: a multiple of each is added to all results at once.
-#[inline(always)]
-fn sums<T: Stored, const FMA: bool>(a: Matrix<f32>, b: Matrix<T>, out: &mut [f32]) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    let mut buffer = [0f32; PANEL];
-    let mut results = [[0f32; PANEL]; FEW_ROWS];
-    for first in (0..n).step_by(PANEL) {
-        let width = PANEL.min(n - first);
-        results[..m].iter_mut().for_each(|row| row[..width].fill(0.0));
-        for i in 0..k {
-            let widened = T::widened(&b.data[b.index(i, first)..][..width], &mut buffer);
-            for (row, result) in results[..m].iter_mut().enumerate() {
-                let factor = a.data[a.index(row, i)];
-                for (sum, value) in result.iter_mut().zip(widened) {
-                    *sum = multiply_add::<FMA>(factor, *value, *sum);
-                }
-            }
-        }
-        for (col, column) in out[first * m..][..width * m].chunks_exact_mut(m).enumerate() {
-            column.iter_mut().enumerate().for_each(|(row, to)| *to = results[row][col]);
-        }
-    }
 }
 
 /// Many rows: `gemm`, over panels of `b` that are widened where the type is narrow.

@@ -2,7 +2,7 @@
 
 use super::gguf::{self, Format};
 use crate::cli::BenchArgs;
-use crate::{device::Opened, model};
+use crate::model;
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::DType;
 use npu_models::{Config, Shape};
@@ -29,7 +29,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(args: &BenchArgs, opened: &Opened) -> Result<Self> {
+    pub fn new(args: &BenchArgs) -> Result<Self> {
         let (name, model, config) = match &args.model {
             Some(dir) => {
                 let config = Config::from_dir(dir).context("--model")?;
@@ -42,7 +42,7 @@ impl Plan {
         };
         let format = match Format::parse(&args.dtype) {
             Some(format) => format,
-            None => format_of(model::dtype_named(&args.dtype, config.dtype.as_deref(), &opened.device)?),
+            None => format_of(model::dtype_named(&args.dtype, config.dtype.as_deref())?),
         };
         for (flag, value) in [
             ("--prompt-tokens", args.prompt_tokens),

@@ -1,10 +1,12 @@
 //! Scaled dot-product attention with shared key and value heads.
 
+use super::cpu::{Real, elements, on_cpu};
 use super::fused::{decomposed, expect_float, overrides, softmax_last_dim, wide};
 use super::{as_one, npu_grad};
 use crate::autograd::{Gradient, record, tracked, wanted};
 use crate::npu::RowStatistics;
 use crate::{D, DType, Device, Error, Result, Tensor, bail};
+use npu_cpu_kernels::{Heads, Sight};
 use std::sync::{Arc, OnceLock};
 
 /// Which keys a query sees.
@@ -102,10 +104,20 @@ impl AttentionMask<'_> {
 }
 
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Tensor> {
-    if overrides()
-        && let Some(out) = super::npu::attention(q, k, v, scale, mask)?
-    {
-        return Ok(out);
+    if overrides() {
+        if let Some(out) = super::npu::attention(q, k, v, scale, mask)? {
+            return Ok(out);
+        }
+        let sight = match mask {
+            AttentionMask::None => Some(Sight::All),
+            AttentionMask::Causal { offset } => Some(Sight::Causal { offset }),
+            AttentionMask::Additive(_) => None,
+        };
+        if let Some(sight) = sight
+            && let Some(out) = on_cpu!(q, online(q, k, v, scale, sight))?
+        {
+            return Ok(out);
+        }
     }
     let (batch, heads, queries, _) = q.dims4()?;
     let value_width = v.dim(3)?;
@@ -206,6 +218,22 @@ impl Gradient<3> for Attention {
         let of_k = wanted(k, || of_scores.t()?.matmul(&q_rows)?.to_dtype(k.dtype()))?;
         Ok([of_q, of_k, of_v])
     }
+}
+
+/// Keys and values are read where they lie in a cache. The result lies in memory as `[B, S, H, E]`, as the projection that
+/// follows wants it.
+fn online<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, sight: Sight) -> Result<Tensor> {
+    let gapless = |x: &Tensor| if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() };
+    let (q, k, v) = (gapless(q)?, gapless(k)?, gapless(v)?);
+    let guards = [q.storage(), k.storage(), v.storage()];
+    let heads = |index: usize, x: &Tensor| -> Result<Heads<'_, T>> {
+        let ((b, h, s, d), stride) = (x.dims4()?, x.stride());
+        Ok(Heads::new(elements::<T>(&guards[index], x.layout())?, [b, h, s, d], [stride[0], stride[1], stride[2]]))
+    };
+    let ((batch, count, queries, _), width) = (q.dims4()?, v.dims4()?.3);
+    let mut out = vec![T::zero(); batch * queries * count * width];
+    npu_cpu_kernels::attention(heads(0, &q)?, heads(1, &k)?, heads(2, &v)?, scale as f32, sight, &mut out);
+    Tensor::from_vec(out, (batch, queries, count, width), q.device())?.transpose(1, 2)
 }
 
 fn check(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {

@@ -1,49 +1,50 @@
 //! What the CPU overrides of fused operators share: rows in F32, in parallel, rounded once at the end.
 
-use crate::{DType, Result, Shape, Storage, Tensor, WithDType};
+use crate::{DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::{bf16, f16};
-use rayon::prelude::*;
+use npu_cpu_kernels::{Float, share_chunks};
+
+/// Elements of the operand that are worth a task of their own.
+const TASK: usize = 1 << 14;
 
 /// An element type whose rows are widened to F32.
-trait Real: WithDType {
-    fn widen(self) -> f32;
-    fn round(value: f32) -> Self;
-}
+pub(super) trait Real: WithDType + Float {}
+impl Real for f32 {}
+impl Real for bf16 {}
+impl Real for f16 {}
 
-macro_rules! real {
-    ($($ty:ty, $widen:expr, $round:expr;)*) => { $(
-        impl Real for $ty {
-            fn widen(self) -> f32 {
-                $widen(self)
-            }
-            fn round(value: f32) -> Self {
-                $round(value)
-            }
+/// Calls a generic function with the element type of a tensor on the CPU. None where the operator has no CPU override:
+/// another device, or F64 and integers, which F32 does not hold.
+macro_rules! on_cpu {
+    ($x:expr, $function:ident($($arg:expr),* $(,)?)) => {
+        match $x.dtype() {
+            _ if !$x.device().is_cpu() => Ok(None),
+            $crate::DType::F32 => $function::<f32>($($arg),*).map(Some),
+            $crate::DType::BF16 => $function::<half::bf16>($($arg),*).map(Some),
+            $crate::DType::F16 => $function::<half::f16>($($arg),*).map(Some),
+            _ => Ok(None),
         }
-    )* };
+    };
 }
-real! {
-    f32, |v| v, |v| v;
-    bf16, bf16::to_f32, bf16::from_f32;
-    f16, f16::to_f32, f16::from_f32;
+pub(super) use on_cpu;
+
+/// The storage on the CPU from where `layout` starts.
+pub(super) fn elements<'a, T: Real>(storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
+    let Storage::Cpu(storage) = storage else { bail!("a tensor on the CPU has storage elsewhere") };
+    Ok(&T::cpu_storage_as_slice(storage)?[layout.start_offset()..])
 }
 
 /// Computes every row (last dimension) of `x` into a row of `width` elements: `kernel(row index, row, result)`.
-/// None where the operator has no CPU override: another device, or F64 and integers, which F32 does not hold.
+/// None where the operator has no CPU override.
 pub(super) fn map_rows(
     x: &Tensor,
     width: usize,
     kernel: impl Fn(usize, &[f32], &mut [f32]) + Sync,
 ) -> Result<Option<Tensor>> {
-    if !x.device().is_cpu() || x.rank() == 0 {
+    if x.rank() == 0 {
         return Ok(None);
     }
-    match x.dtype() {
-        DType::F32 => typed::<f32>(x, width, kernel).map(Some),
-        DType::BF16 => typed::<bf16>(x, width, kernel).map(Some),
-        DType::F16 => typed::<f16>(x, width, kernel).map(Some),
-        _ => Ok(None),
-    }
+    on_cpu!(x, typed(x, width, kernel))
 }
 
 fn typed<T: Real>(x: &Tensor, width: usize, kernel: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
@@ -54,17 +55,17 @@ fn typed<T: Real>(x: &Tensor, width: usize, kernel: impl Fn(usize, &[f32], &mut 
     let mut out = vec![T::zero(); shape.elem_count()];
     if !out.is_empty() && row > 0 {
         let guard = x.storage();
-        let Storage::Cpu(storage) = &*guard else { crate::bail!("a tensor on the CPU has storage elsewhere") };
-        let offset = x.layout().start_offset();
-        let values = &T::cpu_storage_as_slice(storage)?[offset..offset + x.elem_count()];
-        out.par_chunks_mut(width).zip(values.par_chunks(row)).enumerate().for_each_init(
-            || (vec![0f32; row], vec![0f32; width]),
-            |(wide, result), (index, (out, values))| {
-                wide.iter_mut().zip(values).for_each(|(wide, &value)| *wide = value.widen());
-                kernel(index, wide, result);
-                out.iter_mut().zip(result.iter()).for_each(|(out, &value)| *out = T::round(value));
-            },
-        );
+        let values = &elements::<T>(&guard, x.layout())?[..x.elem_count()];
+        let rows = TASK.div_ceil(row.max(width));
+        share_chunks(&mut out, rows * width, |task, out| {
+            let (mut wide, mut result) = (vec![0f32; row], vec![0f32; width]);
+            for (index, out) in out.chunks_exact_mut(width).enumerate() {
+                let index = task * rows + index;
+                T::widen_slice(&values[index * row..][..row], &mut wide);
+                kernel(index, &wide, &mut result);
+                T::round_slice(&result, out);
+            }
+        });
     }
     Tensor::from_vec(out, shape, x.device())
 }

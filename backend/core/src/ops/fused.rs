@@ -4,6 +4,7 @@
 use super::{as_one, cpu, npu_grad};
 use crate::autograd::Gradient;
 use crate::{D, DType, Error, Result, Tensor, bail};
+use npu_cpu_kernels::Form;
 use std::cell::Cell;
 
 thread_local! {
@@ -86,12 +87,9 @@ pub(super) fn softmax_backward(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
 }
 
 fn softmax_row(x: &[f32], y: &mut [f32]) {
+    y.copy_from_slice(x);
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.;
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = (x - max).exp();
-        sum += *y;
-    }
+    let sum = Form::fastest().exp_and_sum(y, max);
     y.iter_mut().for_each(|y| *y /= sum);
 }
 
@@ -112,9 +110,7 @@ fn swiglu_of_halves(x: &Tensor, half: usize) -> Result<Tensor> {
         }
         let row = |_, x: &[f32], y: &mut [f32]| {
             let (gate, up) = x.split_at(half);
-            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = gate / (1. + (-gate).exp()) * up;
-            }
+            Form::fastest().swiglu(gate, up, y);
         };
         if let Some(y) = cpu::map_rows(x, half, row)? {
             return Ok(y);

@@ -4,6 +4,7 @@ use super::fused::{expect_float, overrides, wide};
 use super::{as_one, cpu, npu_grad};
 use crate::autograd::{Gradient, record, tracked, wanted};
 use crate::{D, Error, Result, Tensor};
+use npu_cpu_kernels::Form;
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in F32 and rounded once.
 /// `weight` has one element per element of a row.
@@ -71,7 +72,7 @@ impl Gradient<2> for RmsNorm {
 }
 
 fn normalise_row(x: &[f32], weight: &[f32], eps: f64, y: &mut [f32]) {
-    let squares: f32 = x.iter().map(|x| x * x).sum();
+    let squares = Form::fastest().sum_of_squares(x);
     let scale = 1. / (squares / x.len() as f32 + eps as f32).sqrt();
     for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
         *y = x * scale * weight;

@@ -4,14 +4,17 @@ use super::layout::{Band, Grid, LoadedMask, Mask, Span};
 use crate::aclnn::{Call, Launch, Tensor};
 use crate::dtype::DType::F32;
 use crate::ops::gemm::{Matrix, Stored, product};
+use crate::runtime::config;
 use crate::runtime::cost::Cost;
 use crate::status::{Result, Status};
 use acl_sys::error::ACL_ERROR_RT_AICORE_EXCEPTION;
-use rayon::prelude::*;
+use npu_cpu_kernels::{Form, share_chunks};
 use std::borrow::Cow;
 
 /// Rows (queries times heads of a group) whose scores are held at a time.
 const ROWS: usize = 64;
+/// Multiplications of scores, at most, from which blocks are worth sharing among threads.
+const PARALLEL: usize = 1 << 16;
 
 /// Vector operations on each score: scaling, the mask, the running maximum, its subtraction, the exponential, the running
 /// sum, the type of the product that follows, and the correction of the earlier sum.
@@ -139,7 +142,14 @@ impl Attention {
             let segments = self.segments(sequence, key_head, &loaded[source], pages);
             self.block(&query, &segments, mask.as_ref(), (sequence, key_head, first, count))
         };
-        Ok(if tasks.len() > 1 { tasks.par_iter().map(block).collect() } else { tasks.iter().map(block).collect() })
+        let mut blocks: Vec<_> = tasks.iter().map(|_| None).collect();
+        let longest = self.sequences.iter().map(|(_, keys)| keys.span.len).max().unwrap_or(0);
+        let multiplications = tasks.iter().map(|task| task.3).sum::<usize>() * self.group() * longest * self.query.dim;
+        match multiplications < PARALLEL {
+            true => blocks.iter_mut().zip(&tasks).for_each(|(slot, task)| *slot = Some(block(task))),
+            false => share_chunks(&mut blocks, 1, |index, slot| slot[0] = Some(block(&tasks[index]))),
+        }
+        Ok(blocks.into_iter().flatten().collect())
     }
 
     /// The blocks of each sequence, all of which exist.
@@ -277,6 +287,9 @@ fn soften(scores: &mut [f32], scale: f32, (low, high): (usize, usize), hidden: O
     if seen.iter().all(|score| *score == f32::NEG_INFINITY) {
         seen.fill(0.0);
         return (max, 0.0);
+    }
+    if !config::exact() {
+        return (max, Form::fastest().exp_and_sum(seen, max));
     }
     let mut sum = 0f64;
     for score in seen {

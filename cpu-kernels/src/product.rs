@@ -1,0 +1,152 @@
+//! `x · Wᵀ` and `p · V`: the right operand's columns, or its rows, lie in memory one after the other.
+
+use crate::float::{same, widened};
+use crate::forms::{Dots, Form, Kernels, Mix, dots_of_bf16};
+use crate::team::{share, threads};
+use crate::{Float, Rows};
+use half::{bf16, f16};
+use std::borrow::Cow;
+
+/// Multiplications from which a product is worth sharing among threads.
+const PARALLEL: usize = 1 << 16;
+/// Bytes of `x` that are multiplied at a time, so that they stay in the second-level cache while `W` streams by.
+const RESIDENT: usize = 5 << 18;
+/// Columns of one task are a multiple of this, which is a multiple of every form's tile.
+const GRAIN: usize = 24;
+/// Tasks a thread, so that a thread that starts late or is taken from its core leaves its share to the others.
+const TASKS: usize = 4;
+
+/// `y = x · Wᵀ + bias`: `x` `[R, K]`, `weight` `[N, K]`, `bias` `[N]`, `y` `[R, N]` row-major. Summed in `f32`, in an order
+/// that depends on the machine; rounded once, with the bias. Panics where the sizes do not fit.
+pub fn product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, bias: Option<&[Y]>, y: &mut [Y]) {
+    product_by(Form::fastest(), x, weight, bias, y);
+}
+
+/// As [`product`], by the given form, which must be one of [`Form::available`].
+pub fn product_by<X: Float, W: Float, Y: Float>(
+    form: Form,
+    x: Rows<X>,
+    weight: Rows<W>,
+    bias: Option<&[Y]>,
+    y: &mut [Y],
+) {
+    assert_eq!(x.width, weight.width, "inner sizes of a product differ");
+    assert_eq!(y.len(), x.count * weight.count, "the result of a product has another size");
+    assert!(bias.is_none_or(|bias| bias.len() == weight.count), "the bias of a product has another size");
+    if y.is_empty() {
+        return;
+    }
+    if let (Some(x16), Some(w16), Some(dots)) = (same(x.data()), same(weight.data()), dots_of_bf16(form)) {
+        return shared::<bf16, bf16, Y>(dots, x.over(x16), weight.over(w16), bias, y);
+    }
+    let x32: Cow<[f32]> = widened(x.data());
+    let x = x.over(&x32);
+    if let Some(w) = same(weight.data()) {
+        shared::<f32, bf16, Y>(bf16::dots(form), x, weight.over(w), bias, y)
+    } else if let Some(w) = same(weight.data()) {
+        shared::<f32, f16, Y>(f16::dots(form), x, weight.over(w), bias, y)
+    } else {
+        let w = widened(weight.data());
+        shared::<f32, f32, Y>(f32::dots(form), x, weight.over(&w), bias, y)
+    }
+}
+
+/// A result that tasks write disjoint columns of.
+struct Columns<Y> {
+    pointer: *mut Y,
+    width: usize,
+}
+
+// SAFETY: tasks write disjoint elements, which `shared` sees to.
+unsafe impl<Y: Send> Sync for Columns<Y> {}
+
+impl<Y> Columns<Y> {
+    /// # Safety
+    /// The elements must lie in the result, which must outlive the slice, and no other task may have them.
+    #[allow(clippy::mut_from_ref, reason = "tasks share the result and have disjoint parts of it")]
+    unsafe fn part(&self, row: usize, col: usize, count: usize) -> &mut [Y] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(row * self.width + col), count) }
+    }
+}
+
+fn shared<X: Float, W: Float, Y: Float>(
+    dots: Dots<X, W>,
+    x: Rows<X>,
+    weight: Rows<W>,
+    bias: Option<&[Y]>,
+    y: &mut [Y],
+) {
+    let (rows, outputs, inner) = (x.count, weight.count, x.width);
+    let to = Columns { pointer: y.as_mut_ptr(), width: outputs };
+    let most = (RESIDENT / (inner * size_of::<X>()).max(1)).clamp(16, rows.max(16));
+    let height = rows.div_ceil(rows.div_ceil(most));
+    let tasks = if rows * outputs * inner < PARALLEL { 1 } else { TASKS * threads() };
+    let columns = outputs.div_ceil(tasks).next_multiple_of(GRAIN);
+    let across = outputs.div_ceil(columns);
+    share(across * rows.div_ceil(height), |task| {
+        let (first_row, first) = (task / across * height, task % across * columns);
+        let x = x.narrow(first_row, height.min(rows - first_row));
+        let weight = weight.narrow(first, columns.min(outputs - first));
+        dots(x, weight, &mut |col, count, sums| {
+            let at = first + col;
+            let mut wide = [0f32; crate::forms::COLUMNS];
+            if let Some(bias) = bias {
+                Y::widen_slice(&bias[at..at + count], &mut wide);
+            }
+            for (row, sums) in sums.chunks_exact(count).enumerate() {
+                let mut total = wide;
+                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+                // SAFETY: the result is borrowed for this call, and tasks differ in their rows or their columns.
+                let to = unsafe { to.part(first_row + row, at, count) };
+                Y::round_slice(&total[..count], to);
+            }
+        });
+    });
+}
+
+/// Rows of `v` that are gone through for all columns of a task before the next, so that their pages stay known.
+const DEEP: usize = 128;
+
+/// `out = p · v`: `p` `[R, T]`, `v` `[T, E]`, `out` `[R, E]` row-major; summed in `f32`. For few rows: `v` is read once for
+/// every four of them. Panics where the sizes do not fit.
+pub fn weighted_sums<V: Float>(p: Rows<f32>, v: Rows<V>, out: &mut [f32]) {
+    weighted_sums_by(Form::fastest(), p, v, out);
+}
+
+/// As [`weighted_sums`], by the given form, which must be one of [`Form::available`].
+pub fn weighted_sums_by<V: Float>(form: Form, p: Rows<f32>, v: Rows<V>, out: &mut [f32]) {
+    assert_eq!(p.width, v.count, "inner sizes of a product differ");
+    assert_eq!(out.len(), p.count * v.width, "the result of a product has another size");
+    if let Some(data) = same(v.data()) {
+        by_columns(bf16::mix(form), p, v.over::<bf16>(data), out);
+    } else if let Some(data) = same(v.data()) {
+        by_columns(f16::mix(form), p, v.over::<f16>(data), out);
+    } else {
+        let data = widened(v.data());
+        by_columns(f32::mix(form), p, v.over::<f32>(&data), out);
+    }
+}
+
+fn by_columns<V: Float>(mix: Mix<V>, p: Rows<f32>, v: Rows<V>, out: &mut [f32]) {
+    let (rows, inner, outputs) = (p.count, v.count, v.width);
+    if out.is_empty() {
+        return;
+    }
+    let to = Columns { pointer: out.as_mut_ptr(), width: outputs };
+    let tasks = if rows * outputs * inner < PARALLEL { 1 } else { TASKS * threads() };
+    let columns = outputs.div_ceil(tasks).next_multiple_of(64);
+    share(outputs.div_ceil(columns), |task| {
+        let first = task * columns;
+        let width = columns.min(outputs - first);
+        let mut sums = vec![0f32; rows * width];
+        for start in (0..inner).step_by(DEEP) {
+            let count = DEEP.min(inner - start);
+            mix(p.columns(start, count), v.narrow(start, count).columns(first, width), &mut sums);
+        }
+        for (row, sums) in sums.chunks_exact(width).enumerate() {
+            // SAFETY: the result is borrowed for this call, and tasks differ in their columns.
+            unsafe { to.part(row, first, width) }.copy_from_slice(sums);
+        }
+    });
+}

@@ -111,7 +111,7 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_
         let sight = match mask {
             AttentionMask::None => Some(Sight::All),
             AttentionMask::Causal { offset } => Some(Sight::Causal { offset }),
-            AttentionMask::Additive(_) => None,
+            AttentionMask::Additive(_) | AttentionMask::Hidden(_) => None,
         };
         if let Some(sight) = sight
             && let Some(out) = on_cpu!(q, online(q, k, v, scale, sight))?

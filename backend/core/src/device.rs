@@ -52,6 +52,21 @@ impl Device {
         Ok(Self::Cuda(CudaDevice::new(ordinal)?))
     }
 
+    /// CUDA device `ordinal` with a stream of its own; an error in a build without the feature `cuda`.
+    pub fn new_cuda_with_stream(ordinal: usize) -> Result<Self> {
+        Ok(Self::Cuda(CudaDevice::new_with_stream(ordinal)?))
+    }
+
+    /// An error: this backend has no Metal device. Kept because code written for candle asks.
+    pub fn new_metal(_ordinal: usize) -> Result<Self> {
+        Err(Error::NotCompiledWithMetalSupport.bt())
+    }
+
+    /// The CPU: this backend has no Metal device.
+    pub fn metal_if_available(_ordinal: usize) -> Result<Self> {
+        Ok(Self::Cpu)
+    }
+
     /// CUDA device `ordinal` when this build and this machine have one, else the CPU.
     pub fn cuda_if_available(ordinal: usize) -> Result<Self> {
         if candle_core::utils::cuda_is_available() { Self::new_cuda(ordinal) } else { Ok(Self::Cpu) }
@@ -108,6 +123,14 @@ impl Device {
     /// Always false: this backend has no Metal device. Kept because code written for candle asks.
     pub fn is_metal(&self) -> bool {
         false
+    }
+
+    /// Runs `f` with what the device keeps ready for many short calls: candle's pool of threads on the CPU.
+    pub fn with_context<F: FnOnce() -> R + Send, R: Send>(&self, f: F) -> R {
+        match self {
+            Self::Cpu => candle_core::utils::with_threadpool(f),
+            Self::Cuda(_) | Self::Npu(_) => f(),
+        }
     }
 
     pub fn location(&self) -> DeviceLocation {

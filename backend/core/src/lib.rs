@@ -23,7 +23,10 @@ mod device;
 mod indexer;
 mod module;
 pub mod npu;
+pub mod npy;
 pub mod ops;
+pub mod pickle;
+pub mod quantized;
 pub mod safetensors;
 mod storage;
 mod tensor;
@@ -33,9 +36,10 @@ pub use acl::{Graph, register_simulator};
 pub use autograd::no_grad;
 pub use candle_core::{
     Context, CpuStorage, CpuStorageRef, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType,
-    DTypeParseError, Error, FloatDType, IntDType, Layout, NdArray, Result, Shape, ToUsize2, WithDType, bail,
+    DTypeParseError, Error, FloatDType, InplaceOp1, InplaceOp2, InplaceOp3, IntDType, Layout, NdArray, Result, Shape,
+    ToUsize2, WithDType, bail,
 };
-pub use candle_core::{error, layout, scalar, shape};
+pub use candle_core::{error, layout, scalar, shape, utils};
 pub use device::{Device, DeviceLocation};
 pub use indexer::{IndexOp, TensorIndexer};
 pub use module::{Module, ModuleT};
@@ -47,6 +51,11 @@ pub use var::Var;
 /// Gradients, under candle's name.
 pub mod backprop {
     pub use crate::autograd::GradStore;
+}
+
+/// What candle's convolutions take besides tensors.
+pub mod conv {
+    pub use candle_core::conv::CudnnFwdAlgo;
 }
 
 /// Operator markers of candle, as `candle_core::op` has them.

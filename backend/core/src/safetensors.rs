@@ -156,6 +156,31 @@ impl BufferedSafetensors {
     }
 }
 
+/// The content of a file that is borrowed.
+pub struct SliceSafetensors<'a>(SafeTensors<'a>);
+
+impl<'a> SliceSafetensors<'a> {
+    /// Checks the header of `data`.
+    pub fn new(data: &'a [u8]) -> Result<Self> {
+        Ok(Self(SafeTensors::deserialize(data)?))
+    }
+
+    /// The tensor `name` on `device`, in the element type of the file.
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        self.get(name)?.load(device)
+    }
+
+    /// Whether the file holds `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.get(name).is_ok()
+    }
+
+    /// The bytes of the tensor `name`.
+    pub fn get(&self, name: &str) -> Result<TensorView<'a>> {
+        Ok(self.0.tensor(name)?)
+    }
+}
+
 /// Every tensor of the file `path` on `device`.
 pub fn load<P: AsRef<Path>>(path: P, device: &Device) -> Result<HashMap<String, Tensor>> {
     let path = path.as_ref();
@@ -191,7 +216,7 @@ pub fn save<K: AsRef<str> + Ord + std::fmt::Display, P: AsRef<Path>>(
 }
 
 /// The elements of `tensor` as little-endian bytes in row-major order.
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+pub(crate) fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     fn of<T: crate::WithDType + bytemuck::NoUninit>(tensor: &Tensor) -> Result<Vec<u8>> {
         Ok(bytemuck::cast_slice::<T, u8>(&tensor.host_values::<T>()?).to_vec())
     }

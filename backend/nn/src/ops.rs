@@ -1,7 +1,8 @@
 //! Functions of tensors that layers use.
 
+use crate::attention::{AttnMask, attend};
 use candle_ascend::shape::Dim;
-use candle_ascend::{D, ModuleT, Result, Tensor, bail, ops};
+use candle_ascend::{D, Module, ModuleT, Result, Tensor, bail, ops};
 
 /// Exponentials along `dim` divided by their sum.
 pub fn softmax<D: Dim>(xs: &Tensor, dim: D) -> Result<Tensor> {
@@ -109,4 +110,76 @@ pub fn layer_norm(xs: &Tensor, alpha: &Tensor, beta: &Tensor, eps: f32) -> Resul
         bail!("shape mismatch in layer-norm src: {:?} alpha: {:?} beta: {:?}", xs.shape(), alpha.shape(), beta.shape())
     }
     xs.apply(&crate::LayerNorm::new(alpha.clone(), beta.clone(), eps as f64))
+}
+
+/// As [`layer_norm`], rounding to the type of `xs` before the scale and the shift.
+pub fn layer_norm_slow(xs: &Tensor, alpha: &Tensor, beta: &Tensor, eps: f32) -> Result<Tensor> {
+    let centred = xs.to_dtype(crate::batch_norm::wide(xs.dtype()))?;
+    let centred = centred.broadcast_sub(&centred.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = centred.broadcast_div(&(variance + eps as f64)?.sqrt()?)?;
+    normed.to_dtype(xs.dtype())?.broadcast_mul(alpha)?.broadcast_add(beta)
+}
+
+/// `[B, C·r², H, W]` as `[B, C, H·r, W·r]`: channels become neighbouring pixels.
+pub fn pixel_shuffle(xs: &Tensor, upscale_factor: usize) -> Result<Tensor> {
+    let (batch, channels, h, w) = xs.dims4()?;
+    let (r, out) = (upscale_factor, channels / upscale_factor / upscale_factor);
+    xs.reshape((batch, out, r, r, h, w))?.permute((0, 1, 4, 2, 5, 3))?.reshape((batch, out, h * r, w * r))
+}
+
+/// The inverse of [`pixel_shuffle`].
+pub fn pixel_unshuffle(xs: &Tensor, downscale_factor: usize) -> Result<Tensor> {
+    let (batch, channels, h, w) = xs.dims4()?;
+    let r = downscale_factor;
+    xs.reshape((batch, channels, h / r, r, w / r, r))?.permute((0, 1, 3, 5, 2, 4))?.reshape((
+        batch,
+        channels * r * r,
+        h / r,
+        w / r,
+    ))
+}
+
+/// `[B, C, H, W]` with its border repeated outwards.
+pub fn replication_pad2d(xs: &Tensor, pad: usize) -> Result<Tensor> {
+    xs.dims4()?;
+    xs.pad_with_same(3, pad, pad)?.pad_with_same(2, pad, pad)
+}
+
+/// Attention of queries `[B, H, S, D]` over keys and values `[B, G, T, D]`, `G` dividing `H`, with a term `mask` that is
+/// added to the scores, causal from the end of the keys on demand, and scores bounded by `softcapping` unless it is 1.
+pub fn sdpa(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    do_causal: bool,
+    scale: f32,
+    softcapping: f32,
+) -> Result<Tensor> {
+    let offset = k.dim(2)?.saturating_sub(q.dim(2)?);
+    let mask = match (mask, do_causal) {
+        (None, false) => AttnMask::None,
+        (None, true) => AttnMask::causal_with_offset(offset),
+        (Some(term), false) => AttnMask::Mask(term.clone()),
+        (Some(_), true) => bail!("sdpa takes a mask or causality, not both"),
+    };
+    let softcap = (softcapping != 1.).then_some(softcapping);
+    attend(q, k, v, scale, mask, None, softcap)
+}
+
+/// A layer that gives back its input.
+#[derive(Clone, Debug, Default)]
+pub struct Identity;
+
+impl Identity {
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Module for Identity {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        Ok(xs.clone())
+    }
 }

@@ -30,6 +30,16 @@ pub fn rope_i(xs: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     rotated.transpose(D::Minus2, D::Minus1)?.reshape((batch, heads, positions, width))
 }
 
+/// As [`rope_i`], by primitives only.
+pub fn rope_i_slow(xs: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    ops::decomposed(|| rope_i(xs, cos, sin))
+}
+
+/// As [`rope`] for `[B, S, H, D]`.
+pub fn rope_thd(xs: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    rope(&xs.transpose(1, 2)?, cos, sin)?.transpose(1, 2)?.contiguous()
+}
+
 fn rows(table: &Tensor, positions: usize) -> Result<Tensor> {
     let dim = table.rank().saturating_sub(2);
     table.narrow(dim, 0, positions)

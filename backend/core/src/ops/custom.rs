@@ -1,7 +1,9 @@
 //! candle's custom operators, which bring their own code for CPU and CUDA storage.
 
 use crate::autograd::{Gradient, record};
-use crate::{CustomOp1, CustomOp2, CustomOp3, Device, Result, Shape, Storage, Tensor, bail};
+use crate::{
+    CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp1, InplaceOp2, InplaceOp3, Result, Shape, Storage, Tensor, bail,
+};
 use std::sync::Arc;
 
 /// The tensor of what a custom operator returned.
@@ -81,6 +83,44 @@ impl Tensor {
     pub fn apply_op3_arc(&self, t2: &Self, t3: &Self, op: Arc<Box<dyn CustomOp3 + Send + Sync>>) -> Result<Self> {
         let result = self.apply_op3_no_bwd(t2, t3, &**op)?;
         Ok(record(result, &Custom(op), [self, t2, t3]))
+    }
+
+    /// Runs a custom operator that changes this tensor's elements.
+    pub fn inplace_op1<C: InplaceOp1>(&self, op: &C) -> Result<()> {
+        match &mut *self.storage_mut() {
+            Storage::Cpu(s) => op.cpu_fwd(s, self.layout()),
+            Storage::Cuda(s) => op.cuda_fwd(s, self.layout()),
+            Storage::Npu(_) => refuse(op.name(), self.device()).map(drop),
+        }
+    }
+
+    /// Runs a custom operator that changes this tensor's elements by those of another, in other storage.
+    pub fn inplace_op2<C: InplaceOp2>(&self, rhs: &Self, op: &C) -> Result<()> {
+        self.apart(&[rhs], op.name())?;
+        match (&mut *self.storage_mut(), &*rhs.storage()) {
+            (Storage::Cpu(a), Storage::Cpu(b)) => op.cpu_fwd(a, self.layout(), b, rhs.layout()),
+            (Storage::Cuda(a), Storage::Cuda(b)) => op.cuda_fwd(a, self.layout(), b, rhs.layout()),
+            _ => refuse(op.name(), self.device()).map(drop),
+        }
+    }
+
+    /// Runs a custom operator that changes this tensor's elements by those of two others, in other storages.
+    pub fn inplace_op3<C: InplaceOp3>(&self, t2: &Self, t3: &Self, op: &C) -> Result<()> {
+        self.apart(&[t2, t3], op.name())?;
+        let (la, lb, lc) = (self.layout(), t2.layout(), t3.layout());
+        match (&mut *self.storage_mut(), &*t2.storage(), &*t3.storage()) {
+            (Storage::Cpu(a), Storage::Cpu(b), Storage::Cpu(c)) => op.cpu_fwd(a, la, b, lb, c, lc),
+            (Storage::Cuda(a), Storage::Cuda(b), Storage::Cuda(c)) => op.cuda_fwd(a, la, b, lb, c, lc),
+            _ => refuse(op.name(), self.device()).map(drop),
+        }
+    }
+
+    /// Refuses operands that share the storage that is written.
+    fn apart(&self, others: &[&Self], name: &'static str) -> Result<()> {
+        if others.iter().any(|other| self.same_storage(other)) {
+            bail!("{name} writes in place and an operand shares the storage that it writes")
+        }
+        Ok(())
     }
 }
 

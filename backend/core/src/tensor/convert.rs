@@ -46,6 +46,11 @@ impl Tensor {
         if layout.start_offset() == 0 { Ok(whole) } else { whole.with_layout(layout.clone()).force_contiguous() }
     }
 
+    /// Writes the elements as little-endian bytes in row-major order.
+    pub fn write_bytes<W: std::io::Write>(&self, f: &mut W) -> Result<()> {
+        Ok(f.write_all(&crate::safetensors::bytes(self)?)?)
+    }
+
     /// A tensor of type `dtype` from its little-endian bytes in row-major order, as safetensors files hold them.
     pub fn from_raw_buffer(data: &[u8], dtype: DType, shape: &[usize], device: &Device) -> Result<Self> {
         fn of<T: WithDType + bytemuck::Pod>(data: &[u8], shape: &[usize], device: &Device) -> Result<Tensor> {

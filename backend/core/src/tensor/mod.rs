@@ -1,6 +1,7 @@
 //! [`Tensor`]: shared storage, a layout over it, and everything that can be asked of it without computing.
 
 mod arith;
+mod conv;
 mod convert;
 mod create;
 mod index;

@@ -1,11 +1,17 @@
 //! Where a model's tensors come from, and the path within it.
 
+mod sources;
+
 use crate::{Init, VarMap};
-use candle_ascend::safetensors::{BufferedSafetensors, MmapedSafetensors};
+use candle_ascend::npy::NpzTensors;
+use candle_ascend::pickle::PthTensors;
+use candle_ascend::safetensors::{BufferedSafetensors, MmapedSafetensors, SliceSafetensors};
 use candle_ascend::{DType, Device, Result, Shape, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+
+pub use sources::{Rename, Renamer, Shard, ShardedSafeTensors, ShardedVarBuilder};
 
 /// A source of tensors that takes hints of its own kind.
 pub trait Backend: Send + Sync {
@@ -55,9 +61,11 @@ pub struct VarBuilderArgs<'a, B: Backend> {
     _lifetime: std::marker::PhantomData<&'a ()>,
 }
 
+/// What all places of one builder share. `dtype` is what is read where no type and no shape are asked for.
 struct Source<B> {
-    backend: B,
+    backend: Arc<B>,
     device: Device,
+    dtype: DType,
 }
 
 /// A place in a [`SimpleBackend`].
@@ -71,7 +79,7 @@ impl<B: Backend> Clone for VarBuilderArgs<'_, B> {
 
 impl<B: Backend> VarBuilderArgs<'_, B> {
     pub fn new_with_args(backend: B, dtype: DType, dev: &Device) -> Self {
-        let data = Arc::new(Source { backend, device: dev.clone() });
+        let data = Arc::new(Source { backend: Arc::new(backend), device: dev.clone(), dtype });
         Self { data, path: Vec::new(), dtype, _lifetime: std::marker::PhantomData }
     }
 
@@ -137,9 +145,9 @@ impl<B: Backend> VarBuilderArgs<'_, B> {
         self.get_with_hints(s, name, Default::default())
     }
 
-    /// The tensor `name` under this path, in whatever shape it has.
+    /// The tensor `name` under this path, in whatever shape it has and in the type that the builder was made with.
     pub fn get_unchecked(&self, name: &str) -> Result<Tensor> {
-        self.get_unchecked_dtype(name, self.dtype)
+        self.get_unchecked_dtype(name, self.data.dtype)
     }
 
     /// As [`VarBuilderArgs::get_unchecked`], in the type `dtype`.
@@ -157,6 +165,18 @@ impl<B: Backend> VarBuilderArgs<'_, B> {
     ) -> Result<Tensor> {
         self.data.backend.get(s.into(), &self.path(name), hints, dtype, &self.data.device)
     }
+
+    /// The same place; tensors will be on `device`.
+    pub fn set_device(self, device: Device) -> Self {
+        let data = Arc::new(Source { backend: self.data.backend.clone(), device, dtype: self.data.dtype });
+        Self { data, ..self }
+    }
+
+    /// As [`VarBuilderArgs::to_dtype`], also for tensors that are asked for without a shape.
+    pub fn set_dtype(self, dtype: DType) -> Self {
+        let data = Arc::new(Source { backend: self.data.backend.clone(), device: self.data.device.clone(), dtype });
+        Self { data, dtype, ..self }
+    }
 }
 
 impl<'a> VarBuilder<'a> {
@@ -167,7 +187,7 @@ impl<'a> VarBuilder<'a> {
 
     /// Every tensor is zeros.
     pub fn zeros(dtype: DType, dev: &Device) -> Self {
-        Self::from_backend(Box::new(crate::sources::Zeros), dtype, dev.clone())
+        Self::from_backend(Box::new(sources::Zeros), dtype, dev.clone())
     }
 
     /// Over tensors by name.
@@ -188,5 +208,37 @@ impl<'a> VarBuilder<'a> {
     /// Over the content of a safetensors file.
     pub fn from_buffered_safetensors(data: Vec<u8>, dtype: DType, dev: &Device) -> Result<Self> {
         Ok(Self::from_backend(Box::new(BufferedSafetensors::new(data)?), dtype, dev.clone()))
+    }
+
+    /// Over the content of a safetensors file that is borrowed.
+    pub fn from_slice_safetensors(data: &'a [u8], dtype: DType, dev: &Device) -> Result<Self> {
+        Ok(Self::from_backend(Box::new(SliceSafetensors::new(data)?), dtype, dev.clone()))
+    }
+
+    /// Over a NumPy archive.
+    pub fn from_npz<P: AsRef<Path>>(p: P, dtype: DType, dev: &Device) -> Result<Self> {
+        Ok(Self::from_backend(Box::new(NpzTensors::new(p)?), dtype, dev.clone()))
+    }
+
+    /// Over a file of PyTorch.
+    pub fn from_pth<P: AsRef<Path>>(p: P, dtype: DType, dev: &Device) -> Result<Self> {
+        Ok(Self::from_backend(Box::new(PthTensors::new(p, None)?), dtype, dev.clone()))
+    }
+
+    /// Over the state `state_key` of a file of PyTorch.
+    pub fn from_pth_with_state<P: AsRef<Path>>(p: P, dtype: DType, state_key: &str, dev: &Device) -> Result<Self> {
+        Ok(Self::from_backend(Box::new(PthTensors::new(p, Some(state_key))?), dtype, dev.clone()))
+    }
+
+    /// The same place in a builder whose source is asked for `f` of each whole name.
+    pub fn rename_f<F: Fn(&str) -> String + Sync + Send + 'static>(self, f: F) -> Self {
+        let f: Box<dyn Fn(&str) -> String + Sync + Send> = Box::new(f);
+        self.rename(f)
+    }
+
+    /// As [`VarBuilder::rename_f`].
+    pub fn rename<R: Renamer + Send + Sync + 'a>(self, renamer: R) -> Self {
+        let (dtype, device, path) = (self.dtype, self.device().clone(), self.path.clone());
+        Self { path, ..Self::from_backend(Box::new(Rename::new(self, renamer)), dtype, device) }
     }
 }

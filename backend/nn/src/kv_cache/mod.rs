@@ -1,6 +1,16 @@
 //! Keys and values of the tokens so far.
 
+mod concat;
+mod interleaved;
+mod rotating;
+mod scattered;
+
 use candle_ascend::{Error, Result, Tensor};
+
+pub use concat::ConcatKvCache;
+pub use interleaved::InterleavedKvCache;
+pub use rotating::{RotatingCache, RotatingKvCache};
+pub use scattered::{IndicesAndMask, ScatteredCacheBuilder, ScatteredKvCache};
 
 /// A buffer along `dim` that tensors are appended to; allocated at the first of them, grown when it is full.
 #[derive(Debug, Clone)]

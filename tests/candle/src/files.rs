@@ -1,0 +1,23 @@
+// The language models of candle-transformers that are compiled and run; build.rs reads this list too.
+pub const MODELS: &[&str] = &[
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "llama",
+    "mistral",
+    "mixtral",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi",
+    "phi3",
+    "deepseek2",
+    "glm4",
+    "granite",
+    "olmo",
+    "olmo2",
+    "starcoder2",
+    "stable_lm",
+    "falcon",
+];

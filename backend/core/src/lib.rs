@@ -29,6 +29,7 @@ pub mod pickle;
 pub mod quantized;
 pub mod safetensors;
 mod storage;
+pub mod streaming;
 mod tensor;
 mod var;
 
@@ -45,6 +46,7 @@ pub use indexer::{IndexOp, TensorIndexer};
 pub use module::{Module, ModuleT};
 pub use npu::{NpuDevice, NpuStorage};
 pub use storage::{Operand, Storage};
+pub use streaming::{StreamTensor, StreamingBinOp, StreamingModule};
 pub use tensor::{Tensor, TensorId, TensorOrScalar, TensorScalar};
 pub use var::Var;
 

@@ -15,8 +15,7 @@ const TENSOR_OMISSIONS: &[(&str, &str)] = &[
     ("from_storage", "takes candle's storage and its record of gradients, which are of its own devices"),
     ("strided_index", "walks a layout for kernels on the host, which candle keeps to itself where layouts are public"),
     ("strided_blocks", "as strided_index"),
-    ("backward", "gradients are not part of this release"),
-    ("sorted_nodes", "gradients are not part of this release"),
+    ("sorted_nodes", "the order that candle's backward walks in; ours counts uses instead"),
 ];
 
 /// Methods of `candle_core::Device` that are left out, and why.
@@ -24,20 +23,15 @@ const DEVICE_OMISSIONS: &[(&str, &str)] = &[("as_metal_device", "there is no Met
 
 /// Items of candle-nn that are left out, by `module` or `module::item`, and why.
 const NN_OMISSIONS: &[(&str, &str)] = &[
-    ("optim", "optimizers need gradients, which are not part of this release"),
     ("moe::cutile", "kernels for CUDA by another compiler"),
     ("moe::MoeInputMode", "as moe::cutile"),
     ("moe::MoeRouting", "as moe::cutile"),
     ("moe::routed_grouped_matmul", "as moe::cutile"),
     ("moe::warmup_routed_grouped_matmul", "as moe::cutile"),
     ("cpu_flash_attention", "a deprecated name for attention::flash_attn"),
-    ("attention::causal", "kernels over slices on the host; attention::flash_attn is the entry on every device"),
-    ("attention::run_causal_attn_cpu", "as attention::causal"),
-    ("attention::causal_decode_f32_interleaved", "as attention::causal"),
-    ("attention::standard", "as attention::causal"),
-    ("attention::run_flash_attn_cpu", "as attention::causal"),
-    ("kv_cache::RawInterleavedKvCache", "a buffer of slices on the host for candle's own decoding kernel"),
-    ("kv_cache::rope_i_inplace", "as kv_cache::RawInterleavedKvCache"),
+    ("attention::run_causal_attn_cpu", "a kernel for the CPU behind attention::flash_attn, which every device has"),
+    ("attention::standard", "as attention::run_causal_attn_cpu"),
+    ("attention::run_flash_attn_cpu", "as attention::run_causal_attn_cpu"),
     ("var_builder::SafeTensorWithRouting", "has no constructor in candle either"),
 ];
 

@@ -171,7 +171,8 @@ impl Tensor {
         dilation: usize,
         groups: usize,
     ) -> Result<Self> {
-        (self.dims3()?, kernel.dims3()?);
+        self.dims3()?;
+        kernel.dims3()?;
         let how = [padding, output_padding, stride, dilation];
         self.unsqueeze(2)?.conv_transpose(&kernel.unsqueeze(2)?, &[3], how, groups)?.squeeze(2)
     }
@@ -185,7 +186,8 @@ impl Tensor {
         stride: usize,
         dilation: usize,
     ) -> Result<Self> {
-        (self.dims4()?, kernel.dims4()?);
+        self.dims4()?;
+        kernel.dims4()?;
         self.conv_transpose(kernel, &[2, 3], [padding, output_padding, stride, dilation], 1)
     }
 

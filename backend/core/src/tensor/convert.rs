@@ -129,6 +129,21 @@ macro_rules! into_vecs {
 }
 into_vecs!(u8, u32, i16, i32, i64, half::bf16, half::f16, f32, f64, float8::F8E4M3);
 
+/// The value of a rank-0 tensor, and a rank-0 tensor on the CPU.
+macro_rules! scalars {
+    ($($element:ty),*) => { $(
+        into_vec!($element, to_scalar);
+
+        impl TryFrom<$element> for Tensor {
+            type Error = Error;
+            fn try_from(value: $element) -> Result<Self> {
+                Self::new(value, &Device::Cpu)
+            }
+        }
+    )* };
+}
+scalars!(u8, u32, i16, i32, i64, half::bf16, half::f16, f32, f64);
+
 impl<T: WithDType> TryFrom<&[T]> for Tensor {
     type Error = Error;
     fn try_from(values: &[T]) -> Result<Self> {

@@ -2,6 +2,7 @@
 
 mod concat;
 mod interleaved;
+mod raw;
 mod rotating;
 mod scattered;
 
@@ -9,6 +10,7 @@ use candle_ascend::{Error, Result, Tensor};
 
 pub use concat::ConcatKvCache;
 pub use interleaved::InterleavedKvCache;
+pub use raw::{RawInterleavedKvCache, rope_i_inplace};
 pub use rotating::{RotatingCache, RotatingKvCache};
 pub use scattered::{IndicesAndMask, ScatteredCacheBuilder, ScatteredKvCache};
 

@@ -54,7 +54,7 @@ fn declared(line: &str) -> Option<&str> {
 }
 
 /// Top-level blocks of `text` whose first line `head` accepts: that line and the lines inside.
-fn blocks<'a>(text: &'a str, head: impl Fn(&str) -> bool) -> Vec<(&'a str, Vec<&'a str>)> {
+fn blocks(text: &str, head: impl Fn(&str) -> bool) -> Vec<(&str, Vec<&str>)> {
     let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut inside = false;
     for line in text.lines() {
@@ -128,11 +128,11 @@ impl Items {
     pub fn of(folder: &Path) -> Self {
         let mut names = BTreeSet::new();
         for (module, text) in sources(folder) {
-            // Modules inside a file are one level in.
-            let lines = text
-                .lines()
-                .flat_map(|line| [Some(line), line.strip_prefix("    pub use ").and(line.strip_prefix("    "))]);
-            names.extend(lines.flatten().filter_map(declared).map(|item| format!("{module}::{item}")));
+            names.extend(text.lines().filter_map(declared).map(|item| format!("{module}::{item}")));
+            for (_, lines) in blocks(&text, |line| line.starts_with("pub mod ") && line.ends_with('{')) {
+                let items = lines.iter().filter_map(|line| declared(line.strip_prefix("    ")?));
+                names.extend(items.map(|item| format!("{module}::{item}")));
+            }
             for (head, lines) in blocks(&text, |line| implemented(line).is_some()) {
                 let of = implemented(head).unwrap_or_default();
                 let methods = lines.iter().filter_map(|line| declared(line.strip_prefix("    ")?));
@@ -152,7 +152,7 @@ impl Words {
     pub fn of_macros(folder: &Path) -> Self {
         let mut words = BTreeSet::new();
         for (_, text) in sources(folder) {
-            for (head, lines) in blocks(&text, |line| is_invocation(line)) {
+            for (head, lines) in blocks(&text, is_invocation) {
                 for line in std::iter::once(head).chain(lines) {
                     words.extend(line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned));
                 }

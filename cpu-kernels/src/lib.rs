@@ -8,6 +8,7 @@ mod attention;
 mod float;
 mod forms;
 mod product;
+pub mod quantised;
 mod rows;
 mod team;
 

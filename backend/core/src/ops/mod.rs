@@ -24,6 +24,7 @@ mod rotary;
 mod slope;
 mod sort;
 mod view;
+mod weight;
 
 use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::{DType, Operand, Result, Shape, Storage, Tensor};
@@ -43,6 +44,7 @@ pub(crate) use reduction::Reduce;
 pub use rotary::{norm_rotary, rotary};
 pub(crate) use sort::arg_sort_last_dim;
 pub(crate) use view::{Pad, SliceScatter, View, record_cat};
+pub use weight::{Blocks, Format, Weight, widen};
 
 /// Shape and element type of a result.
 pub(crate) struct Spec {

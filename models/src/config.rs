@@ -5,6 +5,7 @@
 //! in silence can change the arithmetic, and a model that answers slightly wrong is worse than one that does not load.
 
 use crate::fields::Fields;
+use crate::gguf::Gguf;
 use crate::rope::{Rope, RopeScaling};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -126,6 +127,11 @@ const NEUTRAL: &[(&str, &str)] = &[
 ];
 
 impl Config {
+    /// Reads the configuration of the checkpoint at `path`, a folder in Hugging Face layout or a GGUF file.
+    pub fn of(path: &Path) -> Result<Self> {
+        if Gguf::is(path) { Gguf::open(path)?.config() } else { Self::from_dir(path) }
+    }
+
     /// Reads `config.json` in the checkpoint folder `dir`.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
@@ -177,7 +183,7 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         ensure!(
             heads.is_multiple_of(kv_heads),

@@ -9,14 +9,14 @@ use crate::rotary::{Places, RotaryTables};
 use crate::tuning::Adapters;
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, ensure};
-use candle_ascend::Tensor;
 use candle_ascend::autograd::Checkpoint;
-use candle_ascend::ops::{self, AttentionMask, HiddenKeys};
+use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Weight};
+use candle_ascend::{DType, Tensor};
 use std::sync::Arc;
 
 /// `y = x Wᵀ + b`, the weight stored `[out, in]`.
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     adapters: Adapters,
 }
@@ -30,19 +30,15 @@ impl Linear {
     pub fn merged(loader: &Loader, parts: &[(String, usize)], inner: usize, bias: bool) -> Result<Self> {
         let names = |what: &str| -> Vec<String> { parts.iter().map(|(name, _)| format!("{name}.{what}")).collect() };
         let rows: Vec<usize> = parts.iter().map(|(_, rows)| *rows).collect();
-        let load = |what: &str, columns: Option<usize>| match (names(what).as_slice(), rows.as_slice()) {
-            ([name], [rows]) => loader.tensor(name, &[*rows].into_iter().chain(columns).collect::<Vec<_>>()),
-            (names, rows) => loader.merged(names, rows, columns),
-        };
-        let weight = load("weight", Some(inner))?;
-        let bias = if bias { Some(load("bias", None)?) } else { None };
+        let weight = loader.weight(&names("weight"), &rows, inner)?;
+        let bias = if bias { Some(loader.stacked(&names("bias"), &rows, None)?) } else { None };
         let adapter = |(name, rows): &(String, usize)| Ok((*rows, loader.adapter(name, *rows, inner)?));
         let adapters = Adapters(parts.iter().map(adapter).collect::<Result<_>>()?);
         Ok(Self { weight, bias, adapters })
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.adapters.add(ops::linear(x, &self.weight, self.bias.as_ref())?, x)
+        self.adapters.add(self.weight.linear(x, self.bias.as_ref())?, x)
     }
 }
 
@@ -203,7 +199,9 @@ impl Layer {
 /// Embedding, layers, norm, and the projection to the vocabulary.
 pub struct Decoder {
     config: Config,
-    embedding: Tensor,
+    embedding: Weight,
+    /// Of the residual stream.
+    dtype: DType,
     layers: Vec<Arc<Layer>>,
     norm: RmsNorm,
     head: Linear,
@@ -214,7 +212,8 @@ pub struct Decoder {
 impl Decoder {
     /// Loads what all dense decoders share, and each layer by `layer`.
     pub fn load(config: Config, loader: &Loader, layer: impl Fn(usize) -> Result<Layer>) -> Result<Self> {
-        let embedding = loader.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let name = "model.embed_tokens.weight".to_owned();
+        let embedding = loader.weight(&[name], &[config.vocab_size], config.hidden_size)?;
         let layers =
             (0..config.num_hidden_layers).map(|index| layer(index).map(Arc::new)).collect::<Result<Vec<_>>>()?;
         let norm = RmsNorm::load(loader, "model.norm", config.hidden_size, config.rms_norm_eps)?;
@@ -225,7 +224,7 @@ impl Decoder {
         };
         let rotary = RotaryTables::new(&config, loader.dtype(), loader.device());
         let places = Places::new(loader.device());
-        Ok(Self { config, embedding, layers, norm, head, rotary, places })
+        Ok(Self { config, embedding, dtype: loader.dtype(), layers, norm, head, rotary, places })
     }
 
     pub(crate) fn layers(&self) -> &[Arc<Layer>] {
@@ -250,7 +249,7 @@ impl Decoder {
     /// [B, T, H] both.
     fn run_layers(&self, input_ids: &Tensor, pass: &Pass, cache: &mut Cache) -> Result<(Tensor, Tensor)> {
         let (batch, tokens) = input_ids.dims2()?;
-        let rows = ops::embedding(&self.embedding, &input_ids.flatten_all()?)?;
+        let rows = self.embedding.embedding(&input_ids.flatten_all()?, self.dtype)?;
         let mut residual = rows.reshape((batch, tokens, self.config.hidden_size))?;
         let mut sublayer: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -322,7 +321,7 @@ impl CausalLm for Decoder {
             (1..=most).contains(&tokens),
             "sequences of {tokens} tokens, wanted 1 to the model's context of {most}"
         );
-        let rows = ops::embedding(&self.embedding, &input_ids.flatten_all()?)?;
+        let rows = self.embedding.embedding(&input_ids.flatten_all()?, self.dtype)?;
         let stream = rows.reshape((batch, tokens, self.config.hidden_size))?;
         let pass = self.pass_after(0, tokens)?;
         self.norm.forward(&self.train_layers(stream, pass, keep)?)

@@ -1,6 +1,6 @@
 //! Language models, written once for every device: configuration, weights, and one file a model.
 //!
-//! A checkpoint folder in Hugging Face layout goes in, [`CausalLm::forward`] comes out. No file here names a device: the
+//! A checkpoint, a folder in Hugging Face layout or a GGUF file, goes in, [`CausalLm::forward`] comes out. No file here names a device: the
 //! fused operators of `candle_ascend::ops` decompose where a device lacks them.
 //!
 //! A new model is a file like `qwen2.rs`, a row in [`MODELS`] and a golden file.
@@ -10,6 +10,7 @@ mod config;
 pub mod decoder;
 mod fields;
 mod generation_config;
+pub mod gguf;
 mod header;
 mod llama;
 mod loader;
@@ -36,6 +37,7 @@ pub use weights::Weights;
 use anyhow::{Context, Result, bail};
 use candle_ascend::autograd::Checkpoint;
 use candle_ascend::{DType, Device, Tensor};
+use gguf::Gguf;
 use std::path::Path;
 
 /// Which positions' logits a pass computes. The projection to the vocabulary is the largest product of a short pass, and
@@ -120,21 +122,22 @@ pub struct Loaded {
     pub stored_bytes: u64,
 }
 
-/// Loads the checkpoint in `dir` in `dtype` to `device`; `progress` hears the bytes read so far and their total.
-pub fn load(dir: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Loaded> {
-    let (config, weights) = open(dir)?;
+/// Loads the checkpoint at `path`, a folder in Hugging Face layout or a GGUF file, to `device`, computing in `dtype`; `progress`
+/// hears the bytes read so far and their total.
+pub fn load(path: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Loaded> {
+    let (config, weights) = open(path)?;
     load_from(config, &weights, dtype, device, progress)
 }
 
-/// As [`load`], with variables and adapters as `tuning` says.
+/// As [`load`], with variables and adapters as `tuning` says; quantised weights are widened for it.
 pub fn load_tuned(
-    dir: &Path,
+    path: &Path,
     dtype: DType,
     device: &Device,
     progress: &dyn Fn(u64, u64),
     tuning: &Tuning<'_>,
 ) -> Result<Loaded> {
-    let (config, weights) = open(dir)?;
+    let (config, weights) = open(path)?;
     build(config, &Loader::new(&weights, dtype, device, progress).tuned(tuning))
 }
 
@@ -150,10 +153,16 @@ pub fn load_from(
 }
 
 /// An architecture that does not load is said before the weights are looked for.
-fn open(dir: &Path) -> Result<(Config, Weights)> {
-    let config = Config::from_dir(dir)?;
+fn open(path: &Path) -> Result<(Config, Weights)> {
+    if Gguf::is(path) {
+        let file = Gguf::open(path)?;
+        let config = file.config()?;
+        let weights = Weights::of_gguf(file, &config);
+        return Ok((config, weights));
+    }
+    let config = Config::from_dir(path)?;
     find(&config)?;
-    Ok((config, Weights::open(dir)?))
+    Ok((config, Weights::open(path)?))
 }
 
 fn build(config: Config, loader: &Loader) -> Result<Loaded> {

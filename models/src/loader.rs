@@ -2,6 +2,7 @@
 
 use crate::tuning::{Adapter, Tuning};
 use anyhow::{Context, Result};
+use candle_ascend::ops::Weight;
 use candle_ascend::{DType, Device, Tensor};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -16,6 +17,20 @@ pub trait Source {
 
     /// The tensor `name`, which must have `shape`, in `dtype` on `device`, and the bytes that the source holds of it.
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<(Tensor, u64)>;
+
+    /// The matrices `names` one below the other, `rows[i]` rows of `columns` columns each, as blocks of quantised numbers, and the
+    /// bytes that the source holds of them; none where the source holds numbers.
+    fn blocks(
+        &self,
+        names: &[String],
+        rows: &[usize],
+        columns: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<(Weight, u64)>> {
+        let _ = (names, rows, columns, dtype, device);
+        Ok(None)
+    }
 
     /// Room for a tensor that [`Source::place`] fills part by part.
     fn room(&self, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
@@ -102,18 +117,41 @@ impl<'a> Loader<'a> {
         self.tuned_value(|| names.iter().cloned().zip(rows.iter().copied()).collect(), room)
     }
 
+    /// The matrices `names` one below the other, `rows[i]` rows of `columns` columns each: as blocks where the source holds
+    /// blocks and the device computes with them, else as a tensor. Blocks have no gradients, so that tuning wants tensors.
+    pub fn weight(&self, names: &[String], rows: &[usize], columns: usize) -> Result<Weight> {
+        let blocks = match self.tuning {
+            None => self.source.blocks(names, rows, columns, self.dtype, &self.device)?,
+            Some(_) => None,
+        };
+        if let Some((weight, bytes)) = blocks {
+            names.iter().enumerate().for_each(|(i, name)| self.note(name, if i == 0 { bytes } else { 0 }));
+            return Ok(weight);
+        }
+        self.stacked(names, rows, Some(columns)).map(Weight::Dense)
+    }
+
+    /// As [`Loader::merged`]; one tensor is taken as it is.
+    pub fn stacked(&self, names: &[String], rows: &[usize], columns: Option<usize>) -> Result<Tensor> {
+        match (names, rows) {
+            ([name], [rows]) => self.tensor(name, &[*rows].into_iter().chain(columns).collect::<Vec<_>>()),
+            _ => self.merged(names, rows, columns),
+        }
+    }
+
     fn note(&self, name: &str, bytes: u64) {
         self.used.borrow_mut().insert(name.to_owned());
         self.done.set(self.done.get() + bytes);
         (self.progress)(self.done.get(), self.total);
     }
 
-    /// Tensors of the source that nothing asked for. The tables of rotary frequencies that old checkpoints store are
-    /// left out: they are computed.
+    /// Tensors of the source that nothing asked for. The tables of rotary frequencies that old checkpoints store are left
+    /// out, as they are computed, and so are the divisors in GGUF files, which the configuration has taken.
     pub fn unused(&self) -> Vec<String> {
         let used = self.used.borrow();
         let mut names = self.source.names();
-        names.retain(|name| !used.contains(name) && !name.ends_with("rotary_emb.inv_freq"));
+        let elsewhere = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight";
+        names.retain(|name| !used.contains(name) && !elsewhere(name));
         names
     }
 }

@@ -27,6 +27,8 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_max_position_embeddings: usize,
     },
+    /// Each frequency divided by its own number, as GGUF files hold Llama 3's scaling.
+    Divided(Vec<f64>),
     /// YaRN (arXiv 2309.00071): a ramp over the dimensions, and a temperature on the attention.
     Yarn(Yarn),
 }
@@ -81,11 +83,28 @@ fn factor(fields: &mut Fields) -> Result<f64> {
     Ok(factor)
 }
 
+/// A long context that YaRN can keep grows with the logarithm of the stretch (the paper's equation 22).
+fn temperature(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
+}
+
 impl Yarn {
+    /// The paper's own choices, the temperature times `attention`.
+    pub fn new(factor: f64, original_max_position_embeddings: usize, attention: f64) -> Self {
+        let attention_factor = attention * temperature(factor, 1.0);
+        Yarn {
+            factor,
+            original_max_position_embeddings,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor,
+            truncate: true,
+        }
+    }
+
     fn from_fields(fields: &mut Fields, max_position_embeddings: usize) -> Result<Self> {
         let factor = factor(fields)?;
-        // A long context that YaRN can keep grows with the logarithm of the stretch (the paper's equation 22).
-        let temperature = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let temperature = |scale: f64| temperature(factor, scale);
         let (numerator, denominator) = (fields.number("mscale")?, fields.number("mscale_all_dim")?);
         let inferred = match (numerator, denominator) {
             (Some(a), Some(b)) if a != 0.0 && b != 0.0 => temperature(a) / temperature(b),
@@ -147,6 +166,7 @@ impl Rope {
                     *frequency *= (1.0 - kept) / factor + kept;
                 }
             }
+            RopeScaling::Divided(divisors) => frequencies.iter_mut().zip(divisors).for_each(|(f, d)| *f /= d),
             RopeScaling::Yarn(yarn) => yarn.stretch(&mut frequencies, self.theta),
         }
         frequencies

@@ -1,13 +1,18 @@
-//! Weights from safetensors: one file or shards with an index, memory-mapped, checked before use.
+//! Weights from safetensors, one file or shards with an index, or from a GGUF file: memory-mapped, checked before use.
 
-use crate::header::{self, Entry};
+use crate::Config;
+use crate::gguf::{self, Gguf};
+use crate::header;
 use crate::loader::Source;
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::acl::MappedFile;
+use candle_ascend::ops::{self, Blocks, Format, Weight};
 use candle_ascend::{DType, Device, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const SINGLE: &str = "model.safetensors";
@@ -16,6 +21,62 @@ const INDEX: &str = "model.safetensors.index.json";
 struct Shard {
     path: PathBuf,
     bytes: MappedFile,
+}
+
+impl Shard {
+    /// Lets the system have the memory of a tensor that has been read.
+    fn release(&self, entry: &Entry) -> Result<()> {
+        self.bytes.release(entry.range.clone()).with_context(|| format!("releasing memory of {}", self.path.display()))
+    }
+}
+
+/// What a tensor is stored in.
+enum Kind {
+    Float(DType),
+    Blocks(Format),
+    /// Not read: its name, and those of what is.
+    Other(String, String),
+}
+
+/// Where one tensor lies in its file, and how it is to be read.
+struct Entry {
+    kind: Kind,
+    shape: Vec<usize>,
+    range: Range<usize>,
+    /// The rows of each of so many heads are stored with the two halves interleaved: first of one half, first of the other.
+    interleaved: Option<usize>,
+}
+
+impl Entry {
+    /// The stored row that is row `row` of the tensor.
+    fn row(&self, row: usize) -> usize {
+        let Some(heads) = self.interleaved else { return row };
+        let width = self.shape[0] / heads;
+        let (head, row) = (row / width, row % width);
+        head * width + row % (width / 2) * 2 + row / (width / 2)
+    }
+
+    /// The tensor's blocks, if it is made of them.
+    fn blocks<'a>(&'a self, shard: &'a Shard) -> Option<Blocks<'a>> {
+        let Kind::Blocks(format) = self.kind else { return None };
+        let rows = self.shape[..self.shape.len() - 1].iter().product();
+        Some(Blocks {
+            format,
+            rows,
+            bytes: &shard.bytes.bytes()[self.range.clone()],
+            order: Box::new(|row| self.row(row)),
+        })
+    }
+
+    /// The stored bytes with the rows in the tensor's order.
+    fn in_order<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.interleaved.is_none() || bytes.is_empty() {
+            return Cow::Borrowed(bytes);
+        }
+        let width = bytes.len() / self.shape[0];
+        let rows = (0..self.shape[0]).map(|row| &bytes[self.row(row) * width..][..width]);
+        Cow::Owned(rows.flatten().copied().collect())
+    }
 }
 
 /// The tensors of a checkpoint: names, shapes and mapped bytes. Opening reads headers only.
@@ -78,20 +139,46 @@ impl Weights {
             if let Some((other, _)) = self.tensors.get(&name) {
                 bail!("tensor {name} lies in both {} and {}", self.shards[*other].path.display(), path.display());
             }
+            let other = || Kind::Other(format!("{:?}", entry.dtype), "F32, F16, BF16 or F64".into());
+            let kind = float_dtype(entry.dtype).map_or_else(other, Kind::Float);
+            let entry = Entry { kind, shape: entry.shape, range: entry.range, interleaved: None };
             self.tensors.insert(name, (shard, entry));
         }
         self.shards.push(Shard { path: path.to_owned(), bytes });
         Ok(())
     }
 
-    fn find(&self, name: &str) -> Result<(&Shard, &Entry)> {
+    /// The tensors of a GGUF file, which holds a model of `config`.
+    pub fn of_gguf(file: Gguf, config: &Config) -> Self {
+        let path = file.path().to_owned();
+        let (bytes, tensors) = file.into_tensors(config);
+        let tensors = tensors.into_iter().map(|(name, gguf::Entry { kind, shape, range }, interleaved)| {
+            let kind = match kind {
+                gguf::Kind::Float(dtype) => Kind::Float(dtype),
+                gguf::Kind::Blocks(format) => Kind::Blocks(format),
+                gguf::Kind::Other(name) => Kind::Other(name.into(), gguf::supported()),
+            };
+            (name, (0, Entry { kind, shape, range, interleaved }))
+        });
+        Weights { tensors: tensors.collect(), shards: vec![Shard { path, bytes }] }
+    }
+
+    /// The tensor `name`, which must have `shape`.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&Shard, &Entry)> {
         let Some((shard, entry)) = self.tensors.get(name) else {
             let files = self.shards.len();
             let place = self.shards.first().map(|shard| shard.path.display().to_string()).unwrap_or_default();
             let others = if files > 1 { format!(" and {} more files", files - 1) } else { String::new() };
             bail!("tensor {name} is missing in {place}{others}");
         };
-        Ok((&self.shards[*shard], entry))
+        let shard = &self.shards[*shard];
+        ensure!(
+            entry.shape == shape,
+            "{}: tensor {name} has shape {:?}, wanted {shape:?} from the configuration",
+            shard.path.display(),
+            entry.shape
+        );
+        Ok((shard, entry))
     }
 }
 
@@ -105,22 +192,41 @@ impl Source for Weights {
     }
 
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<(Tensor, u64)> {
-        let (shard, entry) = self.find(name)?;
-        let file = shard.path.display();
-        ensure!(
-            entry.shape == shape,
-            "{file}: tensor {name} has shape {:?}, wanted {shape:?} from config.json",
-            entry.shape
-        );
-        let stored = float_dtype(entry.dtype).with_context(|| {
-            format!("{file}: tensor {name} is stored as {:?}, wanted F32, F16, BF16 or F64", entry.dtype)
-        })?;
+        let (shard, entry) = self.find(name, shape)?;
         let bytes = &shard.bytes.bytes()[entry.range.clone()];
-        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)
-            .and_then(|tensor| tensor.to_dtype(dtype))
-            .with_context(|| format!("{file}: loading tensor {name} {shape:?}"))?;
-        shard.bytes.release(entry.range.clone()).with_context(|| format!("{file}: releasing tensor {name}"))?;
+        let tensor = match &entry.kind {
+            Kind::Float(stored) => Tensor::from_raw_buffer(&entry.in_order(bytes), *stored, shape, device)
+                .and_then(|tensor| tensor.to_dtype(dtype)),
+            Kind::Blocks(_) => {
+                let parts: Vec<_> = entry.blocks(shard).into_iter().collect();
+                let columns = shape.last().copied().unwrap_or(1);
+                ops::widen(&parts, columns, dtype, device).and_then(|tensor| tensor.reshape(shape))
+            }
+            Kind::Other(stored, wanted) => {
+                bail!("{}: tensor {name} is stored as {stored}, wanted {wanted}", shard.path.display())
+            }
+        };
+        let tensor = tensor.with_context(|| format!("{}: loading tensor {name} {shape:?}", shard.path.display()))?;
+        shard.release(entry)?;
         Ok((tensor, entry.range.len() as u64))
+    }
+
+    fn blocks(
+        &self,
+        names: &[String],
+        rows: &[usize],
+        columns: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<(Weight, u64)>> {
+        let found = names.iter().zip(rows).map(|(name, rows)| self.find(name, &[*rows, columns]));
+        let found = found.collect::<Result<Vec<_>>>()?;
+        let parts: Option<Vec<_>> = found.iter().map(|(shard, entry)| entry.blocks(shard)).collect();
+        let Some(parts) = parts else { return Ok(None) };
+        let weight = Weight::from_blocks(&parts, columns, dtype, device)
+            .with_context(|| format!("{}: loading {}", found[0].0.path.display(), names.join(", ")))?;
+        found.iter().try_for_each(|(shard, entry)| shard.release(entry))?;
+        Ok(Some((weight, found.iter().map(|(_, entry)| entry.range.len() as u64).sum())))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the suites share: the simulated NPU, and a list of the devices that a suite runs on.
 
+pub mod gguf;
+
 use candle_ascend::{Device, NpuDevice};
 use std::sync::Arc;
 

@@ -78,11 +78,11 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Loads the checkpoint in `dir` in `dtype` to `device`; `progress` hears the bytes of weights read so far and their total.
+    /// Loads the checkpoint at `dir`, a folder or a GGUF file, in `dtype` to `device`; `progress` hears the bytes of weights read so far and their total.
     pub fn load(dir: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Self> {
         let start = Instant::now();
         // What is small and often wrong comes before the gigabytes.
-        let tokenizer = Tokenizer::from_dir(dir)?;
+        let tokenizer = Tokenizer::of(dir)?;
         let template = ChatTemplate::new(tokenizer.config()).with_context(|| format!("in {}", dir.display()))?;
         let generation = GenerationConfig::from_dir(dir)?;
         let loaded = npu_models::load(dir, dtype, device, progress)?;

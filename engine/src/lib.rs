@@ -18,6 +18,7 @@
 //! ```
 
 mod generate;
+mod gguf_tokenizer;
 mod sampling;
 mod stats;
 mod steps;

@@ -1,7 +1,9 @@
-//! Text to tokens and back: `tokenizer.json` and the settings beside it.
+//! Text to tokens and back: `tokenizer.json` and the settings beside it, or what a GGUF file holds in their place.
 
+use crate::gguf_tokenizer;
 use crate::tokenizer_config::TokenizerConfig;
 use anyhow::{Context, Result, anyhow};
+use npu_models::gguf::Gguf;
 use std::path::Path;
 
 /// A checkpoint's tokenizer.
@@ -11,6 +13,15 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Of the checkpoint at `path`, a folder or a GGUF file.
+    pub fn of(path: &Path) -> Result<Self> {
+        if !Gguf::is(path) {
+            return Self::from_dir(path);
+        }
+        let (json, config) = gguf_tokenizer::read(&Gguf::open(path)?)?;
+        Self::from_parts(json.as_bytes(), config).with_context(|| format!("in {}", path.display()))
+    }
+
     /// Reads `tokenizer.json`, and where they exist `tokenizer_config.json` and `chat_template.jinja`, in `dir`.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");

@@ -53,8 +53,9 @@ pub struct DeviceArgs {
 /// Which checkpoint, and how it is loaded.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Checkpoint folder in Hugging Face layout [default: the demo model inside this program, which adds and subtracts]
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint folder in Hugging Face layout, or a GGUF file [default: the demo model inside this program, which adds and
+    /// subtracts]
+    #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
 
     /// Precision to compute in: auto (the checkpoint's own), f32, f16, bf16

@@ -1,4 +1,4 @@
-//! `--model` and `--dtype`: the checkpoint's folder and the type to compute in.
+//! `--model` and `--dtype`: where the checkpoint is and the type to compute in.
 
 use crate::cli::ModelArgs;
 use crate::demo;
@@ -8,7 +8,7 @@ use npu_models::Config;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A checkpoint folder; the demo model's exists as long as this value.
+/// A checkpoint's folder or GGUF file; the demo model's exists as long as this value.
 pub enum Folder {
     Given(PathBuf),
     Demo(TempDir),
@@ -17,9 +17,10 @@ pub enum Folder {
 impl Folder {
     pub fn of(args: &ModelArgs) -> Result<Self> {
         match &args.model {
-            Some(path) if path.is_dir() => Ok(Folder::Given(path.clone())),
+            Some(path) if path.exists() => Ok(Folder::Given(path.clone())),
             Some(path) => bail!(
-                "--model {}: no such folder; it must hold config.json and model.safetensors, as a Hugging Face checkpoint does",
+                "--model {}: no such folder or file; it must be a folder with config.json and model.safetensors, as a Hugging \
+                 Face checkpoint is, or a GGUF file",
                 path.display()
             ),
             None => Ok(Folder::Demo(demo::unpack()?)),
@@ -44,7 +45,7 @@ impl Folder {
 
 /// The type that `--dtype` asks for; `auto` is the checkpoint's own.
 pub fn dtype(args: &ModelArgs, folder: &Folder) -> Result<DType> {
-    let stored = if args.dtype == "auto" { Config::from_dir(folder.path())?.dtype } else { None };
+    let stored = if args.dtype == "auto" { Config::of(folder.path())?.dtype } else { None };
     dtype_named(&args.dtype, stored.as_deref())
 }
 

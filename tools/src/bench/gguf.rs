@@ -1,5 +1,5 @@
-//! A GGUF file of random weights, for peers that read nothing else: the tensors of a configuration under llama.cpp's names,
-//! written one by one, so that no more than one tensor's pattern is ever held.
+//! A GGUF file of random weights, for runs with quantised ones and for peers that read nothing else: the tensors of a
+//! configuration under llama.cpp's names, written one by one, so that no more than one tensor's pattern is ever held.
 //!
 //! The format (specification: `docs/gguf.md` of ggml): magic, version, counts; keys with typed values; names, dimensions,
 //! types and offsets of the tensors; the data, each tensor aligned to 32 bytes. Little-endian throughout.
@@ -9,7 +9,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use npu_models::{Config, Inventory, normal_values};
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use tempfile::NamedTempFile;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -195,6 +196,15 @@ fn plan(config: &Config, format: Format) -> Result<Vec<Planned>> {
 /// Bytes of the tensors in a file of `format`.
 pub fn bytes(config: &Config, format: Format) -> Result<u64> {
     Ok(plan(config, format)?.iter().map(|tensor| tensor.bytes() as u64).sum())
+}
+
+/// A file of random weights that exists as long as the result.
+pub fn temporary(config: &Config, format: Format) -> Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix("npu-run-bench-").suffix(".gguf").tempfile()?;
+    let place = file.path().display().to_string();
+    write(config, format, super::SEED, &mut BufWriter::new(file.as_file_mut()))
+        .with_context(|| format!("writing random weights to {place}"))?;
+    Ok(file)
 }
 
 /// Writes the file. Models whose family llama.cpp calls otherwise are an error.

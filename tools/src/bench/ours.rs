@@ -1,11 +1,12 @@
 //! This program's own runs: a model loaded once, prefill and decode measured as often as asked.
 
+use super::gguf;
 use super::memory;
 use super::plan::{Model, Plan};
 use super::report::{DeviceCounts, Load, ModelledRun, Sample};
 use crate::device::Opened;
-use anyhow::{Context, Result, bail};
-use candle_ascend::Device;
+use anyhow::{Context, Result};
+use candle_ascend::{DType, Device};
 use npu_engine::{GenerateOptions, Generation, Generator, SamplingOptions};
 use npu_models::{Inventory, Random};
 use std::sync::atomic::AtomicBool;
@@ -46,10 +47,14 @@ impl Ours {
 
     fn weights(plan: &Plan, device: &Device) -> Result<npu_models::Loaded> {
         let quiet = &|_, _| {};
-        let Some(dtype) = plan.dtype() else {
-            bail!("--dtype {}: quantised weights cannot be loaded yet; take f32, f16 or bf16", plan.format_name());
-        };
+        // Blocks are multiplied to F32 on the CPU; other devices widen them to the type that they compute in.
+        let of_blocks = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+        let dtype = plan.dtype().unwrap_or(of_blocks);
         match &plan.model {
+            Model::Random if plan.dtype().is_none() => {
+                let file = gguf::temporary(&plan.config, plan.format)?;
+                npu_models::load(file.path(), dtype, device, quiet)
+            }
             Model::Random => {
                 let source = Random::new(&plan.config, dtype, super::SEED, device)?;
                 npu_models::load_from(plan.config.clone(), &source, dtype, device, quiet)

@@ -7,7 +7,7 @@ use crate::cli::BenchArgs;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_ascend::DType;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use tempfile::NamedTempFile;
@@ -92,10 +92,7 @@ impl LlamaBench {
                 None => return absent("llama-bench is not on PATH; name it by --llama-bench PATH".into()),
             },
         };
-        let mut file = tempfile::Builder::new().prefix("npu-run-bench-").suffix(".gguf").tempfile()?;
-        let place = file.path().display().to_string();
-        gguf::write(&plan.config, plan.format, super::SEED, &mut BufWriter::new(file.as_file_mut()))
-            .with_context(|| format!("writing random weights for llama-bench to {place}"))?;
+        let file = gguf::temporary(&plan.config, plan.format)?;
         let (prompt, decode, threads) = (plan.prompt_tokens, plan.decode_tokens, plan.threads);
         Ok(Self { program, file, prompt, decode, threads, build: None })
     }

@@ -32,7 +32,7 @@ impl Plan {
     pub fn new(args: &BenchArgs) -> Result<Self> {
         let (name, model, config) = match &args.model {
             Some(dir) => {
-                let config = Config::from_dir(dir).context("--model")?;
+                let config = Config::of(dir).context("--model")?;
                 (dir.display().to_string(), Model::Folder(dir.clone()), config)
             }
             None => {

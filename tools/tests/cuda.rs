@@ -2,14 +2,13 @@
 //! system's C compiler makes (`kernels/cuda/tests/stub`). Nothing here computes on a GPU.
 
 mod common;
-use common::npu_run;
 
 /// In a build without the feature there is nothing to find, and that is said.
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn a_build_without_cuda() {
     use std::io::Write as _;
-    npu_run(&["infer", "1+1", "--device", "cuda:1"], b"").refused(&["built without CUDA", "--features cuda"]);
+    common::npu_run(&["infer", "1+1", "--device", "cuda:1"], b"").refused(&["built without CUDA", "--features cuda"]);
     let _ = writeln!(std::io::stderr(), "did not run with a driver: npu-run is built without the feature cuda");
 }
 

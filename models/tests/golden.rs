@@ -102,6 +102,16 @@ fn sim() {
     golden_on("sim", &common::simulated());
 }
 
+#[test]
+fn cuda() {
+    match Device::new_cuda(0) {
+        Ok(gpu) => golden_on("cuda", &gpu),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "did not run on cuda: {error}");
+        }
+    }
+}
+
 /// The fused operators' decompositions, which other devices than this one may run.
 #[test]
 fn cpu_decomposed() {

@@ -79,10 +79,12 @@ fn npu(args: &DeviceArgs, index: usize) -> Result<Opened> {
 
 fn cuda(index: usize) -> Result<Opened> {
     if !cfg!(feature = "cuda") {
-        bail!("this npu-run was built without CUDA; rebuild it with `--features cuda`");
+        bail!("this npu-run was built without CUDA; rebuild it with `--features cuda` (kernels/cuda/build-npu-run)");
     }
-    let device = Device::new_cuda(index).with_context(|| format!("opening cuda:{index}"))?;
-    Ok(Opened { device, line: format!("cuda:{index}"), simulated: false })
+    let opening = || format!("opening cuda:{index}");
+    let device = Device::new_cuda(index).with_context(opening)?;
+    let line = format!("cuda:{index}: {}", candle_ascend::cuda::describe(index).with_context(opening)?);
+    Ok(Opened { device, line, simulated: false })
 }
 
 /// The first of NPU, GPU and CPU that opens; the simulated NPU is never taken unasked.

@@ -3,6 +3,7 @@
 pub mod bindgen;
 pub mod compare;
 pub mod ctype;
+pub mod cuda_symbols;
 pub mod declared;
 pub mod facts;
 pub mod import;

@@ -1,5 +1,6 @@
 //! The device that tensors live on, chosen at run time.
 
+use crate::cuda::explained;
 use crate::npu::NpuDevice;
 use crate::storage::Storage;
 use crate::{CpuStorage, CudaDevice, DType, Error, Graph, Result, Shape, WithDType, bail};
@@ -49,12 +50,12 @@ pub enum Device {
 impl Device {
     /// CUDA device `ordinal`; an error in a build without the feature `cuda`.
     pub fn new_cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self::Cuda(CudaDevice::new(ordinal)?))
+        Ok(Self::Cuda(crate::cuda::open(ordinal)?))
     }
 
     /// CUDA device `ordinal` with a stream of its own; an error in a build without the feature `cuda`.
     pub fn new_cuda_with_stream(ordinal: usize) -> Result<Self> {
-        Ok(Self::Cuda(CudaDevice::new_with_stream(ordinal)?))
+        Ok(Self::Cuda(crate::cuda::open_with(ordinal, CudaDevice::new_with_stream)?))
     }
 
     /// An error: this backend has no Metal device. Kept because code written for candle asks.
@@ -67,9 +68,13 @@ impl Device {
         Ok(Self::Cpu)
     }
 
-    /// CUDA device `ordinal` when this build and this machine have one, else the CPU.
+    /// CUDA device `ordinal` when this build and this machine have one, else the CPU. A GPU that is there and cannot be
+    /// used, for one because its driver is too old, is an error.
     pub fn cuda_if_available(ordinal: usize) -> Result<Self> {
-        if candle_core::utils::cuda_is_available() { Self::new_cuda(ordinal) } else { Ok(Self::Cpu) }
+        match Self::new_cuda(ordinal) {
+            Err(error) if crate::cuda::is_absent(&error) => Ok(Self::Cpu),
+            opened => opened,
+        }
     }
 
     /// NPU `ordinal` of the installed CANN.
@@ -176,7 +181,7 @@ impl Device {
     pub fn synchronize(&self) -> Result<()> {
         match self {
             Self::Cpu => Ok(()),
-            Self::Cuda(device) => device.synchronize(),
+            Self::Cuda(device) => device.synchronize().map_err(explained),
             Self::Npu(device) => device.synchronize(),
         }
     }
@@ -223,7 +228,7 @@ impl Device {
     pub(crate) fn zeros(&self, shape: &Shape, dtype: DType) -> Result<Storage> {
         Ok(match self {
             Self::Cpu => Storage::Cpu(CpuDevice.zeros_impl(shape, dtype)?),
-            Self::Cuda(device) => Storage::Cuda(device.zeros_impl(shape, dtype)?),
+            Self::Cuda(device) => Storage::Cuda(device.zeros_impl(shape, dtype).map_err(explained)?),
             Self::Npu(device) => Storage::Npu(device.zeros_impl(shape, dtype)?),
         })
     }
@@ -231,7 +236,7 @@ impl Device {
     pub(crate) fn rand_uniform(&self, shape: &Shape, dtype: DType, lo: f64, up: f64) -> Result<Storage> {
         Ok(match self {
             Self::Cpu => Storage::Cpu(CpuDevice.rand_uniform(shape, dtype, lo, up)?),
-            Self::Cuda(device) => Storage::Cuda(device.rand_uniform(shape, dtype, lo, up)?),
+            Self::Cuda(device) => Storage::Cuda(device.rand_uniform(shape, dtype, lo, up).map_err(explained)?),
             Self::Npu(device) => Storage::Npu(device.rand_uniform(shape, dtype, lo, up)?),
         })
     }
@@ -239,7 +244,7 @@ impl Device {
     pub(crate) fn rand_normal(&self, shape: &Shape, dtype: DType, mean: f64, std: f64) -> Result<Storage> {
         Ok(match self {
             Self::Cpu => Storage::Cpu(CpuDevice.rand_normal(shape, dtype, mean, std)?),
-            Self::Cuda(device) => Storage::Cuda(device.rand_normal(shape, dtype, mean, std)?),
+            Self::Cuda(device) => Storage::Cuda(device.rand_normal(shape, dtype, mean, std).map_err(explained)?),
             Self::Npu(device) => Storage::Npu(device.rand_normal(shape, dtype, mean, std)?),
         })
     }
@@ -247,7 +252,7 @@ impl Device {
     pub(crate) fn storage_from_slice<T: WithDType>(&self, data: &[T]) -> Result<Storage> {
         Ok(match self {
             Self::Cpu => Storage::Cpu(T::to_cpu_storage(data)),
-            Self::Cuda(device) => Storage::Cuda(device.storage_from_slice(data)?),
+            Self::Cuda(device) => Storage::Cuda(device.storage_from_slice(data).map_err(explained)?),
             Self::Npu(device) => Storage::Npu(device.storage_from_slice(data)?),
         })
     }
@@ -256,7 +261,7 @@ impl Device {
     pub(crate) fn storage_from_cpu(&self, storage: CpuStorage) -> Result<Storage> {
         Ok(match self {
             Self::Cpu => Storage::Cpu(storage),
-            Self::Cuda(device) => Storage::Cuda(device.storage_from_cpu_storage_owned(storage)?),
+            Self::Cuda(device) => Storage::Cuda(device.storage_from_cpu_storage_owned(storage).map_err(explained)?),
             Self::Npu(device) => Storage::Npu(device.storage_from_cpu_storage_owned(storage)?),
         })
     }

@@ -1,5 +1,6 @@
 //! Storage of a tensor on any device, and the dispatch of primitives to the device that holds the operands.
 
+use crate::cuda::explained;
 use crate::device::{Device, DeviceLocation};
 use crate::npu::NpuStorage;
 use crate::{CpuStorage, CudaStorage, DType, Error, Layout, Result};
@@ -27,7 +28,7 @@ macro_rules! dispatch {
     ($op:expr, $($storage:expr => $s:ident),+ ; $body:expr) => {
         match ($($storage,)+) {
             ($(Storage::Cpu($s),)+) => Ok(Storage::Cpu($body?)),
-            ($(Storage::Cuda($s),)+) => Ok(Storage::Cuda($body?)),
+            ($(Storage::Cuda($s),)+) => Ok(Storage::Cuda($body.map_err(explained)?)),
             ($(Storage::Npu($s),)+) => Ok(Storage::Npu($body?)),
             #[allow(unreachable_patterns)]
             ($($s,)+) => Err(device_mismatch($op, &[$($s.location()),+])),
@@ -40,7 +41,7 @@ macro_rules! dispatch_in_place {
     ($op:expr, $($storage:expr => $s:ident),+ ; $body:expr) => {
         match ($($storage,)+) {
             ($(Storage::Cpu($s),)+) => $body,
-            ($(Storage::Cuda($s),)+) => $body,
+            ($(Storage::Cuda($s),)+) => $body.map_err(explained),
             ($(Storage::Npu($s),)+) => $body,
             #[allow(unreachable_patterns)]
             ($($s,)+) => Err(device_mismatch($op, &[$($s.location()),+])),
@@ -90,7 +91,7 @@ impl Storage {
     pub fn to_cpu_storage(&self) -> Result<CpuStorage> {
         match self {
             Self::Cpu(s) => Ok(s.clone()),
-            Self::Cuda(s) => s.to_cpu_storage(),
+            Self::Cuda(s) => s.to_cpu_storage().map_err(explained),
             Self::Npu(s) => s.to_cpu_storage(),
         }
     }

@@ -1,18 +1,27 @@
-//! Layers and functions give what candle-nn's give, on the CPU and on the simulated NPU.
+//! Layers and functions give what candle-nn's give, on the CPU, on the simulated NPU and on a GPU where there is one.
 
 use candle_ascend::{DType, Device, Module, Tensor};
 use candle_ascend_nn as nn;
 use candle_core::Tensor as C;
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
 fn devices() -> Vec<Device> {
-    static NPU: OnceLock<Device> = OnceLock::new();
-    let npu = NPU.get_or_init(|| {
+    static OPEN: OnceLock<Vec<Device>> = OnceLock::new();
+    let open = OPEN.get_or_init(|| {
         candle_ascend::register_simulator(|soc| Ok(Arc::new(cann_sim::Embedded::for_soc(soc)?)));
-        Device::new_sim("", 0).expect("the simulated NPU opens")
+        let mut open = vec![Device::Cpu, Device::new_sim("", 0).expect("the simulated NPU opens")];
+        match Device::new_cuda(0) {
+            Ok(gpu) => open.push(gpu),
+            // Straight to the terminal: what a passing test prints is swallowed.
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "did not run on cuda: {error}");
+            }
+        }
+        open
     });
-    vec![Device::Cpu, npu.clone()]
+    open.clone()
 }
 
 /// Deterministic values in [-2, 2), the same for both libraries.

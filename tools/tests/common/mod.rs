@@ -39,7 +39,12 @@ impl Ran {
 /// Runs `npu-run` with `args`, `stdin` as its input.
 pub fn npu_run(args: &[&str], stdin: &[u8]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_npu-run"));
-    command.args(args).env_remove("NPU_RUN_DEVICE");
+    run(command.args(args), stdin)
+}
+
+/// Runs a command of the caller's, `stdin` as its input.
+pub fn run(command: &mut Command, stdin: &[u8]) -> Ran {
+    command.env_remove("NPU_RUN_DEVICE");
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("npu-run starts");
     // A program that refuses its arguments closes its input before it is written; that is not this harness's business.

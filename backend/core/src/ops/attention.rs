@@ -108,6 +108,9 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_
         if let Some(out) = super::npu::attention(q, k, v, scale, mask)? {
             return Ok(out);
         }
+        if let Some(out) = super::cuda::attention(q, k, v, scale, mask)? {
+            return Ok(out);
+        }
         let sight = match mask {
             AttentionMask::None => Some(Sight::All),
             AttentionMask::Causal { offset } => Some(Sight::Causal { offset }),

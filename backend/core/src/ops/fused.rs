@@ -54,6 +54,9 @@ fn softmax_of_rows(x: &Tensor, width: usize) -> Result<Tensor> {
         if let Some(y) = super::npu::softmax_last_dim(x)? {
             return Ok(y);
         }
+        if let Some(y) = super::cuda::softmax_last_dim(x)? {
+            return Ok(y);
+        }
         if let Some(y) = cpu::map_rows(x, width, |_, x, y| softmax_row(x, y))? {
             return Ok(y);
         }
@@ -106,6 +109,9 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
 fn swiglu_of_halves(x: &Tensor, half: usize) -> Result<Tensor> {
     if overrides() {
         if let Some(y) = super::npu::swiglu(x)? {
+            return Ok(y);
+        }
+        if let Some(y) = super::cuda::swiglu(x)? {
             return Ok(y);
         }
         let row = |_, x: &[f32], y: &mut [f32]| {

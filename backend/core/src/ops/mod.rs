@@ -9,6 +9,8 @@ pub mod attention;
 mod cache;
 mod cpu;
 mod cross_entropy;
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+mod cuda;
 mod custom;
 mod elementwise;
 mod fused;

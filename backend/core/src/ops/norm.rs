@@ -24,6 +24,9 @@ fn normalise(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         if let Some(y) = super::npu::rms_norm(x, weight, eps)? {
             return Ok(y);
         }
+        if let Some(y) = super::cuda::rms_norm(x, weight, eps)? {
+            return Ok(y);
+        }
         if x.device().is_cpu() {
             let scale = cpu::values_f32(weight)?;
             if let Some(y) = cpu::map_rows(x, scale.len(), |_, x, y| normalise_row(x, &scale, eps, y))? {
@@ -86,11 +89,13 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) ->
     x.same_dtype(residual, "add-rms-norm")?;
     check(x, weight)?;
     // Recorded, the sum is one step of the tape and its norm another; what the one launch would save is small there.
-    if overrides()
-        && !tracked(&[x, residual, weight])
-        && let Some(pair) = super::npu::add_rms_norm(x, residual, weight, eps)?
-    {
-        return Ok(pair);
+    if overrides() && !tracked(&[x, residual, weight]) {
+        if let Some(pair) = super::npu::add_rms_norm(x, residual, weight, eps)? {
+            return Ok(pair);
+        }
+        if let Some(pair) = super::cuda::add_rms_norm(x, residual, weight, eps)? {
+            return Ok(pair);
+        }
     }
     let sum = x.add(residual)?;
     Ok((rms_norm(&sum, weight, eps)?, sum))

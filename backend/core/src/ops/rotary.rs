@@ -49,6 +49,9 @@ fn rotate(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(Tensor,
         if let Some(pair) = super::npu::rotary(q, k, cos, sin)? {
             return Ok(pair);
         }
+        if let Some(pair) = super::cuda::rotary(q, k, cos, sin)? {
+            return Ok(pair);
+        }
         if q.device().is_cpu() {
             let (cos, sin) = (half_rows(cos, q)?, half_rows(sin, q)?);
             let (cos32, sin32) = (cpu::values_f32(&cos)?, cpu::values_f32(&sin)?);

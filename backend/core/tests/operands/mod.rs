@@ -4,18 +4,27 @@
 use candle_ascend::{DType, Device, Tensor};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
-/// The CPU and the simulated NPU, which stays open for the whole run.
+/// The CPU, the simulated NPU and, where there is one, a GPU; they stay open for the whole run.
 pub fn devices() -> Vec<Device> {
-    static NPU: OnceLock<Device> = OnceLock::new();
-    let npu = NPU.get_or_init(|| {
+    static OPEN: OnceLock<Vec<Device>> = OnceLock::new();
+    let open = OPEN.get_or_init(|| {
         candle_ascend::register_simulator(|_| {
             Ok(Arc::new(cann_sim::Embedded::new().map_err(|status| status.message)?))
         });
-        Device::new_sim("", 0).expect("the simulated NPU opens")
+        let mut open = vec![Device::Cpu, Device::new_sim("", 0).expect("the simulated NPU opens")];
+        match Device::new_cuda(0) {
+            Ok(gpu) => open.push(gpu),
+            // Straight to the terminal: what a passing test prints is swallowed.
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "did not run on cuda: {error}");
+            }
+        }
+        open
     });
-    vec![Device::Cpu, npu.clone()]
+    open.clone()
 }
 
 /// A generator for one case; the seed is part of every failure's message.

@@ -1,0 +1,78 @@
+//! What a kernel is told: the structures that `cu/` declares, and the grid of each launch. Apart from launching, so that
+//! the same plans run on the host in the tests.
+
+/// One launch: entry point, blocks, and threads a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    pub entry: String,
+    pub grid: [u32; 3],
+    pub threads: u32,
+}
+
+/// Threads of a block that has a row: enough to hide the memory's latency, few enough that short rows waste little.
+const ROW_THREADS: u32 = 256;
+
+/// A block for each of `rows` rows.
+pub fn by_row(entry: &str, suffix: &str, rows: usize) -> Launch {
+    Launch { entry: format!("{entry}_{suffix}"), grid: [blocks(rows), 1, 1], threads: ROW_THREADS }
+}
+
+/// A thread for each of `count` elements.
+pub fn by_element(entry: &str, suffix: &str, count: usize) -> Launch {
+    by_row(entry, suffix, count.div_ceil(ROW_THREADS as usize))
+}
+
+/// A grid's first dimension takes 2³¹−1 blocks, more than any tensor that fits a GPU has rows.
+fn blocks(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// `Rows` of `cu/rows.cu`: where the rows `[B, H, S, D]` of a view lie, in elements.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Rows {
+    pub heads: usize,
+    pub positions: usize,
+    pub width: usize,
+    pub batch_stride: usize,
+    pub head_stride: usize,
+    pub position_stride: usize,
+    pub table_batch_stride: usize,
+    pub table_stride: usize,
+}
+
+/// `Problem` of `cu/attention.cu`; strides are those of batch, head and position, in elements.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Problem {
+    pub heads: usize,
+    pub groups: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub width: usize,
+    pub value_width: usize,
+    pub q_stride: [usize; 3],
+    pub k_stride: [usize; 3],
+    pub v_stride: [usize; 3],
+    /// Query `i` sees the keys up to `i + offset`; `keys` when it sees all.
+    pub offset: usize,
+    pub scale: f32,
+}
+
+/// Widths of heads that the attention kernels are compiled for.
+const WIDTHS: [usize; 3] = [64, 128, 256];
+/// From this many queries on, a tile of keys in shared memory pays.
+const TILED_FROM: usize = 8;
+
+/// The kernel for `batch` sequences of this problem; none when its heads are wider than any is compiled for.
+pub fn attention(problem: &Problem, batch: usize, suffix: &str) -> Option<Launch> {
+    let width = *WIDTHS.iter().find(|&&width| width >= problem.width.max(problem.value_width))?;
+    if problem.queries < TILED_FROM {
+        let grid = [blocks(batch * problem.heads * problem.queries), 1, 1];
+        return Some(Launch { entry: format!("attend_few_{width}_{suffix}"), grid, threads: 8 * 32 });
+    }
+    // Four warps of as many queries as shared memory holds beside a tile of 32 keys.
+    let queries_a_block = 4 * (512 / width);
+    let grid = [blocks(problem.queries.div_ceil(queries_a_block)), blocks(problem.heads), blocks(batch)];
+    Some(Launch { entry: format!("attend_tile_{width}_{suffix}"), grid, threads: 4 * 32 })
+}

@@ -1,0 +1,3 @@
+/* The type is in cuda_on_host.h. */
+#pragma once
+#include "cuda_on_host.h"

@@ -1,0 +1,122 @@
+/* Runs the threads of a block as fibers, and holds the kernels. */
+#include "cuda_on_host.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <ucontext.h>
+#include <vector>
+
+Index host::thread, host::block, host::threads;
+
+namespace {
+enum State { READY, AT_WARP, AT_BLOCK, DONE };
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(64 << 10);
+    State state;
+    unsigned exchanges;
+};
+
+constexpr unsigned WARP = 32;
+std::vector<Fiber> fibers;
+std::vector<float> lanes;
+ucontext_t scheduler;
+void (*body)(void *);
+void *argument;
+
+Fiber &self() { return fibers[host::thread.x]; }
+
+void wait(State state) {
+    self().state = state;
+    swapcontext(&self().context, &scheduler);
+}
+
+void run() {
+    body(argument);
+    wait(DONE);
+}
+
+/* Lets fibers [from, to) go on once all of them wait at `state`; a mixture that can never go on is the caller's. */
+bool release(size_t from, size_t to, State state) {
+    for (size_t i = from; i < to; i++) {
+        if (fibers[i].state != state) {
+            return false;
+        }
+    }
+    for (size_t i = from; i < to; i++) {
+        fibers[i].state = READY;
+    }
+    return true;
+}
+
+/* Zero when every thread of the block came to its end. */
+int run_block(unsigned threads) {
+    for (unsigned i = 0; i < threads; i++) {
+        Fiber &fiber = fibers[i];
+        fiber.state = READY;
+        fiber.exchanges = 0;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, run, 0);
+    }
+    for (;;) {
+        unsigned done = 0;
+        for (unsigned i = 0; i < threads; i++) {
+            if (fibers[i].state == READY) {
+                host::thread = {i, 0, 0};
+                swapcontext(&scheduler, &fibers[i].context);
+            }
+            done += fibers[i].state == DONE;
+        }
+        if (done == threads) {
+            return 0;
+        }
+        bool moved = release(0, threads, AT_BLOCK);
+        for (unsigned warp = 0; warp < threads; warp += WARP) {
+            moved |= release(warp, warp + WARP < threads ? warp + WARP : threads, AT_WARP);
+        }
+        if (!moved) {
+            fprintf(stderr, "block %u %u: some threads wait for others that went elsewhere\n", host::block.x, host::block.y);
+            return 1;
+        }
+    }
+}
+} // namespace
+
+void host::wait_for_block() { wait(AT_BLOCK); }
+void host::wait_for_warp() { wait(AT_WARP); }
+
+float *host::exchange() {
+    /* A lane that is one exchange ahead must not overwrite what others have yet to read; it cannot be two ahead. */
+    const unsigned turn = self().exchanges++ % 2;
+    return &lanes[(thread.x / WARP * 2 + turn) * WARP];
+}
+
+/* A launch of a grid of blocks of `threads_of_block` threads, each of which calls `each(with)`. */
+extern "C" int launch(const unsigned grid[3], unsigned threads_of_block, void (*each)(void *), void *with) {
+    if (fibers.size() < threads_of_block) {
+        fibers.resize(threads_of_block);
+        lanes.resize(2 * (threads_of_block + WARP));
+    }
+    body = each;
+    argument = with;
+    host::threads = {threads_of_block, 1, 1};
+    for (unsigned z = 0; z < grid[2]; z++) {
+        for (unsigned y = 0; y < grid[1]; y++) {
+            for (unsigned x = 0; x < grid[0]; x++) {
+                host::block = {x, y, z};
+                if (run_block(threads_of_block)) {
+                    return 1;
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+#include "../../cu/rows.cu"
+#undef ENTRIES
+#undef ENTRY
+#include "../../cu/attention.cu"

@@ -19,6 +19,7 @@
 
 pub mod acl;
 pub mod autograd;
+pub mod comm;
 mod device;
 mod indexer;
 mod module;

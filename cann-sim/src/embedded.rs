@@ -26,7 +26,7 @@ fn symbols() -> &'static HashMap<&'static str, Symbol> {
     static SYMBOLS: OnceLock<HashMap<&'static str, Symbol>> = OnceLock::new();
     SYMBOLS.get_or_init(|| {
         let rows = crate::runtime::exports::table().into_iter();
-        let rows = rows.chain(crate::aclnn::exports::table()).chain(crate::runtime::hccl::table());
+        let rows = rows.chain(crate::aclnn::exports::table()).chain(crate::hccl::exports::table());
         rows.map(|(name, address, since)| {
             let since = Release::parse(since).expect("the tables name releases");
             (name, Symbol { address: address.expose_provenance(), since })

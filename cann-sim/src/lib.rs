@@ -7,6 +7,7 @@
 pub mod aclnn;
 pub mod dtype;
 mod embedded;
+pub mod hccl;
 pub mod ops;
 pub mod runtime;
 pub mod status;

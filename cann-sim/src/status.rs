@@ -71,7 +71,8 @@ pub fn report(call: &str, result: Result<()>) -> i32 {
     match result {
         Ok(()) => 0,
         Err(status) => {
-            let name = acl_sys::error::lookup(status.code).map_or("", |row| row.name);
+            let known = acl_sys::error::lookup(status.code).or_else(|| hccl_sys::error::lookup(status.code));
+            let name = known.map_or("", |row| row.name);
             let text = format!("{call}: {} {name}: {}", status.code, status.message);
             if std::env::var_os("CANN_SIM_LOG").is_some() {
                 eprintln!("[cann-sim] {text}");

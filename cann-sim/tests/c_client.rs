@@ -52,7 +52,7 @@ fn run(program: &Path, folder: &Path, settings: &[(&str, &str)]) -> (bool, Strin
     (output.status.success(), text(&output.stdout), text(&output.stderr))
 }
 
-const PARTS: [&str; 6] = ["add ok", "matmul ok", "rms_norm ok", "events ok", "errors ok", "all ok"];
+const PARTS: [&str; 7] = ["add ok", "matmul ok", "rms_norm ok", "events ok", "errors ok", "collectives ok", "all ok"];
 
 #[test]
 fn a_c_program_runs_on_the_simulator() {

@@ -111,7 +111,10 @@ fn smoke_passes_on_the_simulator() {
         "operators: {}",
         report["operators"].as_array().unwrap().len()
     );
-    assert!(report["checks"].as_array().unwrap().iter().any(|check| check["name"] == "HCCL"));
+    let checks = report["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["name"] == "HCCL"));
+    let sum = checks.iter().find(|check| check["name"] == "all-reduce").expect("an all-reduce over every device");
+    assert!(sum["found"].as_str().unwrap().contains("over 8 device(s) in threads, the sum is right on each"), "{sum}");
 }
 
 #[test]

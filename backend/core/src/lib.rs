@@ -19,6 +19,7 @@
 
 pub mod acl;
 pub mod autograd;
+pub mod comm;
 pub mod cuda;
 mod device;
 mod indexer;

@@ -9,7 +9,7 @@ use super::cost::{self, Cost, Issue};
 use super::event::Point;
 use super::handles::{Kind, Table};
 use super::memory::{self, Site};
-use super::stream::{Stream, Task, Work};
+use super::stream::{Maker, Stream, Task, Work};
 use super::track::{Accesses, Branch, Epoch};
 use crate::fail;
 use crate::status::{Result, Status};
@@ -24,8 +24,28 @@ use std::thread::ThreadId;
 #[derive(Clone)]
 pub enum Step {
     Kernel(Work, Cost),
+    Numbered(Maker, Cost),
     Record,
     Wait,
+}
+
+impl Step {
+    /// The step's work, as it is issued now; none for what only orders.
+    pub fn issued(&self) -> Option<Work> {
+        match self {
+            Self::Kernel(work, _) => Some(work.clone()),
+            Self::Numbered(make, _) => Some(make()),
+            Self::Record | Self::Wait => None,
+        }
+    }
+
+    /// What a task of the step costs; none for what only orders.
+    pub fn cost(&self) -> Option<Cost> {
+        match self {
+            Self::Kernel(_, cost) | Self::Numbered(_, cost) => Some(*cost),
+            Self::Record | Self::Wait => None,
+        }
+    }
 }
 
 /// One recorded task.
@@ -312,14 +332,11 @@ pub fn graph<H>(handle: *const H) -> Result<Arc<Graph>> {
 pub fn execute(graph: &Arc<Graph>, stream: &Arc<Stream>) -> Result<()> {
     stream.not_capturing("aclmdlRIExecuteAsync")?;
     graph.steps.iter().try_for_each(|step| step.check(graph.id))?;
-    let kernels = graph.steps.iter().filter_map(|step| match &step.step {
-        Step::Kernel(_, cost) => Some((step.op, cost)),
-        Step::Record | Step::Wait => None,
-    });
+    let kernels = graph.steps.iter().filter_map(|step| Some((step.op, step.step.cost()?)));
     for (at, (op, cost)) in kernels.enumerate() {
         // One call gives the stream all of the tasks.
         let issue = if at == 0 { Issue::Call } else { Issue::Graph };
-        cost::issued(stream.device, stream.id, op, cost, issue);
+        cost::issued(stream.device, stream.id, op, &cost, issue);
     }
     stream.issue("aclmdlRIExecuteAsync", |site| {
         for step in &graph.steps {
@@ -328,11 +345,13 @@ pub fn execute(graph: &Arc<Graph>, stream: &Arc<Stream>) -> Result<()> {
         }
         let run = Run(graph.clone());
         run.0.running.fetch_add(1, Ordering::AcqRel);
+        let works: Vec<_> = graph.steps.iter().map(|step| step.step.issued()).collect();
         Task::Compute(Arc::new(move |site| {
             // One stream is its own order; branches are watched.
             let branched = run.0.steps.iter().any(|step| step.stream != run.0.steps[0].stream);
             let accesses = branched.then(|| Arc::new(Accesses::default()));
-            run.0.steps.iter().try_for_each(|step| self::run(&run.0, step, site, accesses.as_ref()))
+            let mut steps = run.0.steps.iter().zip(&works).filter_map(|(step, work)| Some((step, work.as_ref()?)));
+            steps.try_for_each(|(step, work)| self::run(&run.0, step, work, site, accesses.as_ref()))
         }))
     });
     Ok(())
@@ -347,8 +366,7 @@ impl Drop for Run {
     }
 }
 
-fn run(graph: &Graph, step: &Recorded, site: &Site, accesses: Option<&Arc<Accesses>>) -> Result<()> {
-    let Step::Kernel(work, _) = &step.step else { return Ok(()) };
+fn run(graph: &Graph, step: &Recorded, work: &Work, site: &Site, accesses: Option<&Arc<Accesses>>) -> Result<()> {
     let branch = accesses.map(|accesses| {
         let (stream, position, clock) = (step.stream, step.position, step.clock.clone());
         Arc::new(Branch { accesses: accesses.clone(), stream, position, clock })

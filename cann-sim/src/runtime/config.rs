@@ -5,6 +5,7 @@ use super::soc::{self, Soc};
 use crate::status::{Result, Status};
 use acl_sys::error::ACL_ERROR_INVALID_PARAM;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 /// The simulated machine. The fields' environment variables are read by [`Config::from_env`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Config {
     pub exact: bool,
     /// `CANN_SIM_FAULTS`: what goes wrong, see [`super::faults`].
     pub faults: Plan,
+    /// `CANN_SIM_HCCL_TIMEOUT`: seconds that stand for both `HCCL_CONNECT_TIMEOUT` and `HCCL_EXEC_TIMEOUT`.
+    pub hccl_timeout: Option<Duration>,
 }
 
 /// A CANN release.
@@ -61,6 +64,7 @@ impl Default for Config {
             release: Release { major: 9, minor: 1 },
             exact: false,
             faults: Plan::default(),
+            hccl_timeout: None,
         }
     }
 }
@@ -100,6 +104,11 @@ impl Config {
         }
         if let Some(text) = var("CANN_SIM_FAULTS") {
             config.faults = Plan::parse(&text).map_err(|e| named("CANN_SIM_FAULTS", e))?;
+        }
+        if let Some(text) = var("CANN_SIM_HCCL_TIMEOUT") {
+            let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let wrong = || format!("CANN_SIM_HCCL_TIMEOUT: {text:?} is no number of seconds above 0");
+            config.hccl_timeout = Some(seconds.filter(|limit| !limit.is_zero()).ok_or_else(wrong)?);
         }
         if let Some(release) = config.faults.release {
             config.release = release;

@@ -100,6 +100,7 @@ pub fn leaks() -> Vec<String> {
         ("events", super::event::EVENTS.len()),
         ("page-locked host blocks", hostmem::live()),
         ("graphs", super::capture::GRAPHS.len()),
+        ("communicators", crate::hccl::comm::live()),
     ];
     found.extend(counts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")));
     found.extend(crate::aclnn::meta::leaks());

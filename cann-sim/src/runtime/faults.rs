@@ -9,6 +9,9 @@
 //! | `op:aclnnAdd@N=507018` | only the N-th launch of that operator does |
 //! | `device_lost@N` | from the N-th operator launch on, the device is lost: launches, copies and allocations fail with 507010 |
 //! | `slow_stream=MS` | every task waits that many milliseconds before it runs; longer than the limit of `aclrtSetOpExecuteTimeOut`, it fails with 507014 |
+//! | `op:HcclAllReduce=507018` | as `op:aclnnAdd`, for a collective; the other ranks of it fail with 507057 |
+//! | `slow_rank@R=MS` | rank R of every communicator waits that many milliseconds before each collective or message |
+//! | `dead_rank@R=N` | rank R breaks its connections at its N-th collective or message (from 1), which fails with 507010, and takes no part in later ones |
 //! | `missing:aclnnX` | the symbol does not exist |
 //! | `release=8.1` | only the symbols of that CANN release exist |
 
@@ -27,6 +30,9 @@ pub struct Plan {
     pub ops: Vec<OpFault>,
     pub device_lost: Option<u64>,
     pub slow_stream: Duration,
+    /// Ranks that wait before each collective, and ranks that die at one of that number.
+    pub slow_ranks: Vec<(u32, Duration)>,
+    pub dead_ranks: Vec<(u32, u64)>,
     pub missing: Vec<String>,
     pub release: Option<Release>,
 }
@@ -65,6 +71,12 @@ impl Plan {
             self.oom = Some(nth.parse().ok()?);
         } else if let Some(nth) = item.strip_prefix("device_lost@") {
             self.device_lost = Some(nth.parse().ok()?);
+        } else if let Some(rest) = item.strip_prefix("slow_rank@") {
+            let (rank, ms) = rest.split_once('=')?;
+            self.slow_ranks.push((rank.parse().ok()?, Duration::from_millis(ms.parse().ok()?)));
+        } else if let Some(rest) = item.strip_prefix("dead_rank@") {
+            let (rank, nth) = rest.split_once('=')?;
+            self.dead_ranks.push((rank.parse().ok()?, nth.parse().ok()?));
         } else if let Some(ms) = item.strip_prefix("slow_stream=") {
             self.slow_stream = Duration::from_millis(ms.parse().ok()?);
         } else {
@@ -154,4 +166,14 @@ pub fn launch(op: &str) -> Option<Status> {
 /// How long every task waits before it runs.
 pub fn delay() -> Duration {
     plan(|plan| plan.slow_stream)
+}
+
+/// How long rank `rank` waits before a collective.
+pub fn rank_delay(rank: u32) -> Duration {
+    plan(|plan| plan.slow_ranks.iter().filter(|slow| slow.0 == rank).map(|slow| slow.1).sum())
+}
+
+/// The collective at which rank `rank` dies.
+pub fn rank_death(rank: u32) -> Option<u64> {
+    plan(|plan| plan.dead_ranks.iter().filter(|dead| dead.0 == rank).map(|dead| dead.1).min())
 }

@@ -30,9 +30,10 @@ pub enum Kind {
     BinaryData,
     Function,
     Physical,
+    Communicator,
 }
 
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 18] = [
     "nothing",
     "context",
     "stream",
@@ -50,6 +51,7 @@ const KINDS: [&str; 17] = [
     "binary data",
     "function",
     "physical memory",
+    "communicator",
 ];
 
 /// Bits 48 and up: not a canonical address, so a caller that dereferences a handle faults at once.
@@ -134,6 +136,11 @@ impl<T> Table<T> {
             Some(name) if name != wanted => fail!(code, "{what} is the handle of a {name}, wanted a {wanted}"),
             _ => fail!(code, "{what} is {handle:#x}, which is no handle of a {wanted}"),
         }
+    }
+
+    /// The oldest live object that fits.
+    pub fn handle_of(&self, fits: impl Fn(&T) -> bool) -> Option<u64> {
+        self.live().iter().filter(|(_, value)| fits(value)).map(|(&handle, _)| handle).min()
     }
 
     /// Number of live objects.

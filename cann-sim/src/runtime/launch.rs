@@ -4,7 +4,7 @@ use super::capture::Step;
 use super::cost::{self, Cost, Issue};
 use super::device;
 use super::memory::{self, Site};
-use super::stream::{Stream, Task, Work};
+use super::stream::{Maker, Stream, Task, Work};
 use super::track::Epoch;
 use super::{faults, stats};
 use crate::aclnn::call::{Executor, Launch};
@@ -91,14 +91,23 @@ fn issue(executor: &Executor, workspace: u64, workspace_size: u64, stream: &Arc<
 
 /// Issues `work`, which was given `addresses` and costs `cost`, to `stream` or to its capture.
 pub fn submit(stream: &Stream, op: &'static str, addresses: Vec<u64>, cost: Cost, issue: Issue, work: Work) {
+    put(stream, op, addresses, Step::Kernel(work, cost), issue);
+}
+
+/// As [`submit`], for work that `make` makes when it is issued: now, or with each run of the graph that holds it.
+pub fn submit_numbered(stream: &Stream, op: &'static str, addresses: Vec<u64>, cost: Cost, make: Maker) {
+    put(stream, op, addresses, Step::Numbered(make, cost), Issue::Call);
+}
+
+fn put(stream: &Stream, op: &'static str, addresses: Vec<u64>, step: Step, issue: Issue) {
     if let Some(capture) = stream.capturing() {
-        capture.record(op, stream.id, Step::Kernel(work, cost), addresses);
+        capture.record(op, stream.id, step, addresses);
         return;
     }
-    cost::issued(stream.device, stream.id, op, &cost, issue);
+    cost::issued(stream.device, stream.id, op, &step.cost().unwrap_or_default(), issue);
     stream.issue(op, |site: &Site| {
         let epoch = Epoch { op, stream: site.stream, position: site.position };
         addresses.iter().for_each(|&address| memory::note_use(address, epoch));
-        Task::Compute(work)
+        step.issued().map_or_else(|| Task::Always(Arc::new(|_| Ok(()))), Task::Compute)
     });
 }

@@ -10,7 +10,6 @@ pub mod event;
 pub mod exports;
 pub mod faults;
 pub mod handles;
-pub mod hccl;
 pub mod hostmem;
 pub mod launch;
 pub mod mapping;

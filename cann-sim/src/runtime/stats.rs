@@ -20,6 +20,9 @@ pub struct Stats {
     pub syncs: u64,
     /// Largest sum of live device allocations of one device, in bytes.
     pub peak_bytes: u64,
+    /// Bytes that ranks in this process sent to others, and received, headers included.
+    pub wire_sent: u64,
+    pub wire_received: u64,
 }
 
 impl Stats {
@@ -30,7 +33,7 @@ impl Stats {
 }
 
 static LAUNCHES: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
-static COUNTERS: [AtomicU64; 7] = [const { AtomicU64::new(0) }; 7];
+static COUNTERS: [AtomicU64; 9] = [const { AtomicU64::new(0) }; 9];
 
 #[derive(Clone, Copy)]
 pub(crate) enum Counter {
@@ -41,6 +44,8 @@ pub(crate) enum Counter {
     CopyBytes,
     Syncs,
     PeakBytes,
+    WireSent,
+    WireReceived,
 }
 
 pub(crate) fn add(counter: Counter, amount: u64) {
@@ -67,5 +72,7 @@ pub fn stats() -> Stats {
         copy_bytes: read(Counter::CopyBytes),
         syncs: read(Counter::Syncs),
         peak_bytes: read(Counter::PeakBytes),
+        wire_sent: read(Counter::WireSent),
+        wire_received: read(Counter::WireReceived),
     }
 }

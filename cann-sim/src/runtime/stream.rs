@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// The work of one task. It can run several times when it is part of a graph.
 pub type Work = Arc<dyn Fn(&Site) -> Result<()> + Send + Sync>;
 
+/// Makes the work of a task that depends on when it is issued, such as the number of a collective among all calls.
+pub type Maker = Arc<dyn Fn() -> Work + Send + Sync>;
+
 /// What a task is, as far as the queue cares.
 #[derive(Clone)]
 pub enum Task {
@@ -70,7 +73,7 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-pub(super) static STREAMS: Table<Arc<Stream>> = Table::new(Kind::Stream);
+pub(crate) static STREAMS: Table<Arc<Stream>> = Table::new(Kind::Stream);
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// Makes a stream and starts its thread; the handle is the caller's business.

@@ -258,8 +258,52 @@ static void errors(void)
     IS(aclrtMemcpy(block, sizeof host, host, sizeof host, ACL_MEMCPY_DEVICE_TO_HOST), 107000);
     OK(aclrtFree(block));
     IS(aclrtFree(block), 107000);
-    IS(HcclCommInitAll(1, NULL, NULL), 5);
+    IS(HcclCommInitAll(2, NULL, NULL), 2);
     puts("errors ok");
+}
+
+/* Two devices sum over HCCL, both driven by this thread: a collective waits for no one before its stream is synchronised. */
+static void collectives(void)
+{
+    enum { RANKS = 2, COUNT = 1000 };
+    int32_t devices[RANKS] = {0, 1};
+    HcclComm comms[RANKS];
+    aclrtStream streams[RANKS];
+    float *data[RANKS], values[COUNT];
+    OK(HcclCommInitAll(RANKS, devices, comms));
+    for (int rank = 0; rank < RANKS; rank++) {
+        uint32_t got = 9, size = 0;
+        OK(aclrtSetDevice(rank));
+        OK(aclrtCreateStream(&streams[rank]));
+        for (int i = 0; i < COUNT; i++)
+            values[i] = (float)(i * (rank + 1));
+        data[rank] = upload(values, COUNT);
+        OK(HcclGetRankId(comms[rank], &got));
+        IS(got, rank);
+        OK(HcclGetRankSize(comms[rank], &size));
+        IS(size, RANKS);
+        OK(HcclAllReduce(data[rank], data[rank], COUNT, HCCL_DATA_TYPE_FP32, HCCL_REDUCE_SUM, comms[rank], streams[rank]));
+    }
+    IS(HcclAllReduce(data[0], data[0], COUNT, HCCL_DATA_TYPE_FP32, HCCL_REDUCE_SUM, NULL, streams[0]), 2);
+    IS(HcclAllReduce(data[0], data[0], COUNT, HCCL_DATA_TYPE_UINT8, HCCL_REDUCE_SUM, comms[0], streams[0]), 5);
+    for (int rank = 0; rank < RANKS; rank++) {
+        HcclResult state = 99;
+        OK(aclrtSetDevice(rank));
+        OK(aclrtSynchronizeStream(streams[rank]));
+        download(values, data[rank], COUNT);
+        for (int i = 0; i < COUNT; i++)
+            near_to("HcclAllReduce", values[i], 3.0 * i, 0);
+        OK(HcclGetCommAsyncError(comms[rank], &state));
+        IS(state, 0);
+        OK(HcclCommDestroy(comms[rank]));
+        OK(aclrtFree(data[rank]));
+        OK(aclrtDestroyStream(streams[rank]));
+    }
+    IS(HcclCommDestroy(comms[0]), 1);
+    OK(aclrtResetDevice(1));
+    OK(aclrtResetDevice(1));
+    OK(aclrtSetDevice(0));
+    puts("collectives ok");
 }
 
 int main(void)
@@ -278,8 +322,10 @@ int main(void)
     rms_norm(stream);
     events();
     errors();
+    collectives();
     OK(aclrtDestroyStream(stream));
-    OK(aclrtResetDevice(0));
+    for (int sets = 0; sets < 4; sets++)
+        OK(aclrtResetDevice(0));
     OK(aclFinalize());
     puts("all ok");
     return 0;

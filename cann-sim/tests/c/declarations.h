@@ -61,7 +61,16 @@ aclnnStatus aclnnRmsNormGetWorkspaceSize(const aclTensor *x, const aclTensor *ga
 aclnnStatus aclnnRmsNorm(void *workspace, uint64_t workspace_size, aclOpExecutor *executor, aclrtStream stream);
 
 typedef int32_t HcclResult;
-HcclResult HcclCommInitAll(uint32_t count, int32_t *devices, void **comms);
+typedef void *HcclComm;
+typedef enum { HCCL_DATA_TYPE_FP32 = 4, HCCL_DATA_TYPE_UINT8 = 7 } HcclDataType;
+typedef enum { HCCL_REDUCE_SUM = 0 } HcclReduceOp;
+HcclResult HcclCommInitAll(uint32_t count, int32_t *devices, HcclComm *comms);
+HcclResult HcclCommDestroy(HcclComm comm);
+HcclResult HcclGetRankId(HcclComm comm, uint32_t *rank);
+HcclResult HcclGetRankSize(HcclComm comm, uint32_t *size);
+HcclResult HcclGetCommAsyncError(HcclComm comm, HcclResult *error);
+HcclResult HcclAllReduce(void *send, void *recv, uint64_t count, HcclDataType type, HcclReduceOp op, HcclComm comm,
+                         aclrtStream stream);
 
 #ifdef __cplusplus
 }

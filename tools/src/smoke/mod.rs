@@ -56,7 +56,7 @@ pub fn run(args: &SmokeArgs) -> Result<ExitCode> {
         report.libraries = machine::libraries(context);
         report.checks.extend(machine::checks(npu));
         report.checks.extend(streams::checks(context));
-        report.checks.push(hccl::check(npu));
+        report.checks.extend(hccl::checks(npu));
         let (lines, not_run) = operators::rows(context, filter, args.json);
         report.operators = lines;
         report.not_run = not_run;

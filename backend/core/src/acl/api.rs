@@ -2,6 +2,7 @@
 
 use super::Error;
 use acl_sys::{Acl, Aclnn, MissingSymbol, SymbolSource};
+use hccl_sys::Hccl;
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -9,11 +10,12 @@ use std::sync::Arc;
 pub(crate) struct Api {
     pub(super) acl: Acl,
     pub(super) aclnn: Aclnn,
+    pub(super) hccl: Hccl,
 }
 
 impl Api {
     pub(super) fn new(source: Arc<dyn SymbolSource>) -> Self {
-        Self { acl: Acl::new(source.clone()), aclnn: Aclnn::new(source) }
+        Self { acl: Acl::new(source.clone()), aclnn: Aclnn::new(source.clone()), hccl: Hccl::new(source) }
     }
 
     /// One line: which CANN this is and where it was found.
@@ -26,6 +28,14 @@ impl Api {
         match answer? {
             0 => Ok(()),
             code => Err(Error::acl(call, code, self.recent_message())),
+        }
+    }
+
+    /// As [`Api::check`], for a call of HCCL, whose codes have a table of their own.
+    pub(super) fn check_hccl(&self, call: &'static str, answer: Result<i32, MissingSymbol>) -> Result<(), Error> {
+        match answer? {
+            0 => Ok(()),
+            code => Err(Error::known(call, code, hccl_sys::error::lookup(code), self.recent_message())),
         }
     }
 

@@ -119,7 +119,16 @@ impl fmt::Display for Bytes {
 impl Error {
     /// An error code of the C interface, with what is known of it.
     pub(super) fn acl(call: &'static str, code: i32, message: Option<String>) -> Self {
-        let known = acl_sys::error::lookup(code);
+        Self::known(call, code, acl_sys::error::lookup(code), message)
+    }
+
+    /// The same, with the row of the table that the code is in.
+    pub(super) fn known(
+        call: &'static str,
+        code: i32,
+        known: Option<&acl_sys::error::Code>,
+        message: Option<String>,
+    ) -> Self {
         let line = |prefix: &str, text: &str| match text.trim() {
             "" => String::new(),
             text => format!("\n  {prefix}{text}"),

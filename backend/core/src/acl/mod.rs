@@ -6,6 +6,7 @@
 
 mod api;
 mod blocks;
+mod comm;
 mod context;
 mod dynamic;
 mod error;
@@ -21,6 +22,8 @@ mod source;
 mod staging;
 mod tensor;
 
+pub use comm::RootInfo;
+pub(crate) use comm::{Group, Marks, Span};
 pub use context::{Context, Counters};
 pub use dynamic::{BoolArray, FloatArray, ScalarList, Value, launch_row};
 pub use error::{Error, OutOfMemory};

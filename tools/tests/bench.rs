@@ -56,6 +56,9 @@ fn the_simulated_device_has_counts_and_modelled_times() {
     let report = json(&["--device", "sim:910b3", "--dtype", "bf16"]);
     assert!(number(&report, "/per_token/launches") > 0.0);
     assert_eq!(number(&report, "/per_token/host_syncs"), 1.0);
+    // A token has to come back; what went is none of the weights.
+    let (there, back) = (number(&report, "/per_token/bytes_to_device"), number(&report, "/per_token/bytes_to_host"));
+    assert!(back >= 4.0 && there + back < 65_536.0, "{there} bytes to the device, {back} to the host");
     let modelled = &report["modelled"];
     assert_eq!(modelled["soc"], "Ascend910B3");
     let (token, busy) =

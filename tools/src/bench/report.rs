@@ -91,6 +91,8 @@ pub struct DeviceCounts {
     pub host_syncs: f64,
     /// Microseconds of this program for each launch or start of a graph.
     pub host_micros_per_launch: f64,
+    pub bytes_to_device: f64,
+    pub bytes_to_host: f64,
 }
 
 impl DeviceCounts {
@@ -101,6 +103,8 @@ impl DeviceCounts {
             calls: token.calls,
             host_syncs: token.host_syncs,
             host_micros_per_launch: token.host_micros_per_launch,
+            bytes_to_device: token.bytes_to_device,
+            bytes_to_host: token.bytes_to_host,
         })
     }
 }
@@ -214,7 +218,8 @@ impl fmt::Display for Report {
 impl fmt::Display for DeviceCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} launches in {:.1} calls, {:.1} host waits", self.launches, self.calls, self.host_syncs)?;
-        write!(f, ", {:.1} µs of the host for each launch or graph", self.host_micros_per_launch)
+        write!(f, ", {:.1} µs of the host for each launch or graph", self.host_micros_per_launch)?;
+        write!(f, ", {:.0} bytes to the device and {:.0} to the host", self.bytes_to_device, self.bytes_to_host)
     }
 }
 

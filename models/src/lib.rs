@@ -31,7 +31,7 @@ pub use loader::{Loader, Source};
 pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
 pub use shapes::{SHAPES, Shape};
-pub use tuning::{Adapter, Parameter, Tuning};
+pub use tuning::{Adapter, AdapterOf, Parameter, Tuning};
 pub use weights::Weights;
 
 use anyhow::{Context, Result, bail};

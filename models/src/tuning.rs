@@ -8,10 +8,13 @@ use candle_ascend::{Tensor, Var, ops};
 use std::cell::RefCell;
 use std::sync::Arc;
 
+/// Gives a projection (`….q_proj`, with its outputs and inputs) an adapter, or none.
+pub type AdapterOf<'a> = dyn Fn(&str, usize, usize) -> Result<Option<Adapter>> + 'a;
+
 /// Says, as a checkpoint loads, what is to be trained; collects it.
 pub struct Tuning<'a> {
     train: &'a dyn Fn(&str) -> bool,
-    adapter: &'a dyn Fn(&str, usize, usize) -> Result<Option<Adapter>>,
+    adapter: &'a AdapterOf<'a>,
     parameters: RefCell<Vec<Parameter>>,
 }
 
@@ -37,12 +40,8 @@ impl Parameter {
 }
 
 impl<'a> Tuning<'a> {
-    /// `train` says whether the tensor of a name becomes a variable; `adapter` may give a projection (`….q_proj`, with its
-    /// outputs and inputs) an adapter.
-    pub fn new(
-        train: &'a dyn Fn(&str) -> bool,
-        adapter: &'a dyn Fn(&str, usize, usize) -> Result<Option<Adapter>>,
-    ) -> Self {
+    /// `train` says whether the tensor of a name becomes a variable.
+    pub fn new(train: &'a dyn Fn(&str) -> bool, adapter: &'a AdapterOf<'a>) -> Self {
         Self { train, adapter, parameters: RefCell::default() }
     }
 

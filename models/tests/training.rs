@@ -12,7 +12,7 @@ use candle_ascend::backprop::GradStore;
 use candle_ascend::ops::{CrossEntropy, linear_cross_entropy};
 use candle_ascend::{DType, Device, Tensor, Var, no_grad, safetensors};
 use candle_ascend_nn::{AdamW, Optimizer, ParamsAdamW, loss};
-use npu_models::{Adapter, CausalLm, Tuning, load_tuned};
+use npu_models::{Adapter, AdapterOf, CausalLm, Tuning, load_tuned};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
@@ -223,7 +223,7 @@ fn the_first_step_in_bf16_is_near_golden() {
 
 #[test]
 fn an_adapter_must_fit_its_projection_and_the_head_takes_none() {
-    let load = |adapter: &dyn Fn(&str, usize, usize) -> Result<Option<Adapter>>| {
+    let load = |adapter: &AdapterOf| {
         let tuning = Tuning::new(&|_| false, adapter);
         load_tuned(&common::dir("qwen2-tiny"), DType::F32, &Device::Cpu, &|_, _| {}, &tuning)
     };

@@ -1,6 +1,6 @@
 //! The key and value cache of one batch of sequences of equal length.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use candle_ascend::Tensor;
 
 /// Positions are reserved in blocks of this many: growing copies, and a copy per token would be quadratic.
@@ -47,10 +47,11 @@ impl Cache {
     }
 }
 
-/// `[B, KvH, capacity, D]` each, or nothing before the first token.
+/// What a layer keeps of each position: keys and values `[B, KvH, capacity, D]`, or one tensor of rows that stand for both;
+/// nothing before the first token.
 #[derive(Default)]
 struct LayerCache {
-    held: Option<(Tensor, Tensor)>,
+    held: Vec<Tensor>,
 }
 
 pub(crate) struct LayerView<'a> {
@@ -61,10 +62,21 @@ pub(crate) struct LayerView<'a> {
 impl LayerView<'_> {
     /// Appends `key` and `value`, `[B, KvH, T, D]`, and gives all positions so far, `[B, KvH, len + T, D]`.
     pub fn append(&mut self, key: &Tensor, value: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (batch, heads, tokens, width) = key.dims4()?;
+        let [keys, values] = self.append_all([key, value])?;
+        Ok((keys, values))
+    }
+
+    /// Appends `rows`, `[B, 1, T, D]`, and gives all positions so far, `[B, 1, len + T, D]`.
+    pub fn append_one(&mut self, rows: &Tensor) -> Result<Tensor> {
+        let [rows] = self.append_all([rows])?;
+        Ok(rows)
+    }
+
+    fn append_all<const N: usize>(&mut self, new: [&Tensor; N]) -> Result<[Tensor; N]> {
+        let (batch, heads, tokens, width) = new[0].dims4()?;
         let wanted = self.length + tokens;
-        let capacity = match &self.layer.held {
-            Some((held, _)) => {
+        let capacity = match self.layer.held.first() {
+            Some(held) => {
                 let (held_batch, held_heads, capacity, held_width) = held.dims4()?;
                 let (same, got) = ((held_batch, held_heads, held_width), (batch, heads, width));
                 ensure!(
@@ -76,18 +88,29 @@ impl LayerView<'_> {
             None => 0,
         };
         if wanted > capacity {
-            let shape = (batch, heads, wanted.next_multiple_of(BLOCK), width);
-            let grown =
-                (Tensor::zeros(shape, key.dtype(), key.device())?, Tensor::zeros(shape, key.dtype(), key.device())?);
-            if let (Some((keys, values)), 1..) = (&self.layer.held, self.length) {
-                grown.0.slice_set(&keys.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
-                grown.1.slice_set(&values.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
-            }
-            self.layer.held = Some(grown);
+            self.grow(&new, wanted.next_multiple_of(BLOCK))?;
         }
-        let Some((keys, values)) = &self.layer.held else { unreachable!("the cache was grown above") };
-        keys.slice_set(&key.contiguous()?, 2, self.length)?;
-        values.slice_set(&value.contiguous()?, 2, self.length)?;
-        Ok((keys.narrow(2, 0, wanted)?, values.narrow(2, 0, wanted)?))
+        for (held, new) in self.layer.held.iter().zip(new) {
+            held.slice_set(&new.contiguous()?, 2, self.length)?;
+        }
+        let held: Vec<Tensor> =
+            self.layer.held.iter().map(|held| held.narrow(2, 0, wanted)).collect::<candle_ascend::Result<_>>()?;
+        <[Tensor; N]>::try_from(held)
+            .map_err(|held| anyhow!("the cache holds {} tensors a layer and was given {N}", held.len()))
+    }
+
+    /// Moves what is held into tensors like `new` with room for `capacity` positions.
+    fn grow(&mut self, new: &[&Tensor], capacity: usize) -> Result<()> {
+        let mut grown = Vec::with_capacity(new.len());
+        for (i, new) in new.iter().enumerate() {
+            let (batch, heads, _, width) = new.dims4()?;
+            let room = Tensor::zeros((batch, heads, capacity, width), new.dtype(), new.device())?;
+            if let (Some(held), 1..) = (self.layer.held.get(i), self.length) {
+                room.slice_set(&held.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
+            }
+            grown.push(room);
+        }
+        self.layer.held = grown;
+        Ok(())
     }
 }

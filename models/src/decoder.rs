@@ -1,9 +1,11 @@
-//! The blocks that dense decoders are made of, and the pass through them.
+//! The blocks that decoders are made of, and the pass through them.
 //!
 //! Shapes: B sequences of T tokens, H hidden width, D head width. Sublayers hand the residual stream on unadded, so that the
 //! addition and the norm that follows it are one operator.
 
 use crate::cache::{Cache, LayerView};
+use crate::mla::Mla;
+use crate::moe::Moe;
 use crate::rotary::RotaryTables;
 use crate::weights::Loader;
 use crate::{CausalLm, Config, Logits};
@@ -37,6 +39,18 @@ impl Linear {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::linear(x, &self.weight, self.bias.as_ref())?)
+    }
+
+    /// Width of the result.
+    pub fn outputs(&self) -> Result<usize> {
+        Ok(self.weight.dim(0)?)
+    }
+
+    /// The same projection with its outputs in another order.
+    pub fn select_rows(self, order: Vec<usize>) -> Result<Self> {
+        let order = Tensor::from_iter(order.into_iter().map(|row| row as u32), self.weight.device())?;
+        let bias = self.bias.map(|bias| bias.index_select(&order, 0)).transpose()?;
+        Ok(Self { weight: self.weight.index_select(&order, 0)?, bias })
     }
 }
 
@@ -90,6 +104,18 @@ pub(crate) struct Pass {
     start: usize,
 }
 
+impl Pass {
+    /// Queries and keys `[B, N, T, D]` turned to the positions of the pass.
+    pub fn rotate(&self, query: &Tensor, key: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok(ops::rotary(query, key, &self.cos, &self.sin)?)
+    }
+
+    /// Each token sees what came before it, and itself.
+    pub fn mask(&self) -> AttentionMask<'_> {
+        AttentionMask::Causal { offset: self.start }
+    }
+}
+
 impl Attention {
     pub fn load(loader: &Loader, config: &Config, name: &str, kind: AttentionKind) -> Result<Self> {
         let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
@@ -125,10 +151,10 @@ impl Attention {
             (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
         }
         let (query, key) = (query.transpose(1, 2)?, key.transpose(1, 2)?);
-        let (query, key) = ops::rotary(&query, &key, &pass.cos, &pass.sin)?;
+        let (query, key) = pass.rotate(&query, &key)?;
         let (keys, values) = cache.append(&key, &value.transpose(1, 2)?)?;
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let mixed = ops::attention(&query, &keys, &values, scale, AttentionMask::Causal { offset: pass.start })?;
+        let mixed = ops::attention(&query, &keys, &values, scale, pass.mask())?;
         self.output.forward(&mixed.transpose(1, 2)?.reshape((batch, tokens, self.heads * self.head_dim))?)
     }
 }
@@ -141,7 +167,11 @@ pub struct Mlp {
 
 impl Mlp {
     pub fn load(loader: &Loader, config: &Config, name: &str, bias: bool) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        Self::of_width(loader, config.hidden_size, config.intermediate_size, name, bias)
+    }
+
+    /// A part of another width than the configuration's own.
+    pub fn of_width(loader: &Loader, hidden: usize, inner: usize, name: &str, bias: bool) -> Result<Self> {
         let parts = ["gate", "up"].map(|which| (format!("{name}.{which}_proj"), inner));
         Ok(Self {
             gate_up: Linear::merged(loader, &parts, hidden, bias)?,
@@ -149,31 +179,76 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.down.forward(&ops::swiglu(&self.gate_up.forward(x)?)?)
+    }
+}
+
+/// What mixes positions.
+pub enum Mixer {
+    Heads(Attention),
+    Latent(Mla),
+}
+
+impl Mixer {
+    fn forward(&self, x: &Tensor, pass: &Pass, cache: LayerView) -> Result<Tensor> {
+        match self {
+            Self::Heads(attention) => attention.forward(x, pass, cache),
+            Self::Latent(attention) => attention.forward(x, pass, cache),
+        }
+    }
+}
+
+/// What each position goes through by itself.
+pub enum FeedForward {
+    Dense(Mlp),
+    Experts(Moe),
+}
+
+impl FeedForward {
+    /// A dense part of the configuration's width.
+    pub fn load(loader: &Loader, config: &Config, name: &str, bias: bool) -> Result<Self> {
+        Ok(Self::Dense(Mlp::load(loader, config, name, bias)?))
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x),
+            Self::Experts(experts) => experts.forward(x),
+        }
     }
 }
 
 /// One layer: norm, attention, norm, feed-forward.
 pub struct Layer {
     pub input_norm: RmsNorm,
-    pub attention: Attention,
+    pub mixer: Mixer,
     pub post_attention_norm: RmsNorm,
-    pub mlp: Mlp,
+    pub feed_forward: FeedForward,
 }
 
 impl Layer {
-    /// A layer under the names that Llama gave and its descendants kept.
+    /// A dense layer under the names that Llama gave and its descendants kept.
     pub fn load(loader: &Loader, config: &Config, index: usize, kind: AttentionKind, mlp_bias: bool) -> Result<Self> {
         let name = format!("model.layers.{index}");
-        let norm =
-            |which: &str| RmsNorm::load(loader, &format!("{name}.{which}"), config.hidden_size, config.rms_norm_eps);
-        Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            attention: Attention::load(loader, config, &format!("{name}.self_attn"), kind)?,
-            post_attention_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(loader, config, &format!("{name}.mlp"), mlp_bias)?,
-        })
+        let attention = Attention::load(loader, config, &format!("{name}.self_attn"), kind)?;
+        let feed_forward = FeedForward::load(loader, config, &format!("{name}.mlp"), mlp_bias)?;
+        Self::with(loader, config, index, Mixer::Heads(attention), feed_forward)
+    }
+
+    /// A layer of these parts with the norms of layer `index`.
+    pub fn with(
+        loader: &Loader,
+        config: &Config,
+        index: usize,
+        mixer: Mixer,
+        feed_forward: FeedForward,
+    ) -> Result<Self> {
+        let norm = |which: &str| {
+            RmsNorm::load(loader, &format!("model.layers.{index}.{which}"), config.hidden_size, config.rms_norm_eps)
+        };
+        let (input_norm, post_attention_norm) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+        Ok(Self { input_norm, mixer, post_attention_norm, feed_forward })
     }
 }
 
@@ -238,10 +313,10 @@ impl CausalLm for Decoder {
                     normed
                 }
             };
-            let attended = layer.attention.forward(&normed, &pass, cache.layer(index))?;
+            let attended = layer.mixer.forward(&normed, &pass, cache.layer(index))?;
             let (normed, sum) = layer.post_attention_norm.add_forward(&attended, &residual)?;
             residual = sum;
-            sublayer = Some(layer.mlp.forward(&normed)?);
+            sublayer = Some(layer.feed_forward.forward(&normed)?);
         }
         let Some(output) = sublayer else { unreachable!("the configuration has at least one layer") };
         cache.advance(tokens);

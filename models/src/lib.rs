@@ -8,20 +8,26 @@
 mod cache;
 mod config;
 pub mod decoder;
+mod deepseek_v3;
 mod fields;
 mod generation_config;
 mod header;
 mod llama;
+mod mla;
+mod moe;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
 mod rotary;
 mod weights;
 
 pub use cache::Cache;
-pub use config::Config;
+pub use config::{Config, MoeConfig};
 pub use fields::Fields;
 pub use generation_config::GenerationConfig;
+pub use mla::MlaConfig;
+pub use moe::Router;
 pub use rope::{Rope, RopeScaling, Yarn};
 pub use weights::{Loader, Weights};
 
@@ -65,7 +71,7 @@ pub struct Row {
 }
 
 /// Every architecture that loads.
-pub const MODELS: &[Row] = &[llama::ROW, qwen2::ROW, qwen3::ROW];
+pub const MODELS: &[Row] = &[deepseek_v3::ROW, llama::ROW, qwen2::ROW, qwen3::ROW, qwen3_moe::ROW];
 
 /// The row for a configuration: by `architectures`, or by `model_type` where that is absent.
 pub fn find(config: &Config) -> Result<&'static Row> {

@@ -65,8 +65,8 @@ impl Cache {
     }
 }
 
-/// Keys and values together, `[2, B, KvH, capacity, D]`, so that one operator can write both; nothing before the first
-/// token.
+/// Keys and values together, `[2, B, KvH, capacity, D]`, so that one operator can write both, or `[1, B, 1, capacity, D]`, rows
+/// that stand for both; nothing before the first token.
 #[derive(Default)]
 struct LayerCache {
     held: Option<Tensor>,
@@ -77,9 +77,9 @@ impl LayerCache {
     /// Room for `tokens` more than the `length` positions held.
     fn grow(&mut self, length: usize, tokens: usize) -> Result<()> {
         let Some(held) = &self.held else { return Ok(()) };
-        let (_, batch, heads, capacity, width) = held.dims5()?;
+        let (kinds, batch, heads, capacity, width) = held.dims5()?;
         if length + tokens > capacity {
-            let grown = empty((batch, heads, width), length + tokens, held)?;
+            let grown = empty(kinds, (batch, heads, width), length + tokens, held)?;
             if length > 0 {
                 grown.slice_set(&held.narrow(3, 0, length)?.contiguous()?, 3, 0)?;
             }
@@ -96,9 +96,14 @@ impl LayerCache {
     }
 }
 
-/// Zeros for at least `positions` positions, of the type and on the device of `like`.
-fn empty((batch, heads, width): (usize, usize, usize), positions: usize, like: &Tensor) -> Result<Tensor> {
-    let shape = (2, batch, heads, positions.next_multiple_of(BLOCK), width);
+/// Zeros for at least `positions` positions of `kinds` rows each, of the type and on the device of `like`.
+fn empty(
+    kinds: usize,
+    (batch, heads, width): (usize, usize, usize),
+    positions: usize,
+    like: &Tensor,
+) -> Result<Tensor> {
+    let shape = (kinds, batch, heads, positions.next_multiple_of(BLOCK), width);
     Ok(Tensor::zeros(shape, like.dtype(), like.device())?)
 }
 
@@ -113,7 +118,29 @@ impl LayerView<'_> {
         if self.layer.passes {
             return Ok((key.clone(), value.clone()));
         }
-        let (batch, heads, tokens, width) = key.dims4()?;
+        let tokens = self.make_room(2, key)?;
+        let Some((keys, values)) = self.layer.halves()? else { unreachable!("the cache was grown above") };
+        keys.slice_set(&key.contiguous()?, 2, self.length)?;
+        values.slice_set(&value.contiguous()?, 2, self.length)?;
+        let wanted = self.length + tokens;
+        Ok((keys.narrow(2, 0, wanted)?, values.narrow(2, 0, wanted)?))
+    }
+
+    /// Appends `rows`, `[B, 1, T, D]`, and gives all positions so far, `[B, 1, len + T, D]`.
+    pub fn append_one(&mut self, rows: &Tensor) -> Result<Tensor> {
+        if self.layer.passes {
+            return Ok(rows.clone());
+        }
+        let tokens = self.make_room(1, rows)?;
+        let Some(held) = &self.layer.held else { unreachable!("the cache was grown above") };
+        let held = held.squeeze(0)?;
+        held.slice_set(&rows.contiguous()?, 2, self.length)?;
+        Ok(held.narrow(2, 0, self.length + tokens)?)
+    }
+
+    /// Makes room for `kinds` rows for each position of `new`, `[B, KvH, T, D]`: how many they are.
+    fn make_room(&mut self, kinds: usize, new: &Tensor) -> Result<usize> {
+        let (batch, heads, tokens, width) = new.dims4()?;
         match &self.layer.held {
             Some(held) => {
                 let (_, held_batch, held_heads, _, held_width) = held.dims5()?;
@@ -124,13 +151,9 @@ impl LayerView<'_> {
                 );
                 self.layer.grow(self.length, tokens)?;
             }
-            None => self.layer.held = Some(empty((batch, heads, width), self.length + tokens, key)?),
+            None => self.layer.held = Some(empty(kinds, (batch, heads, width), self.length + tokens, new)?),
         }
-        let Some((keys, values)) = self.layer.halves()? else { unreachable!("the cache was grown above") };
-        keys.slice_set(&key.contiguous()?, 2, self.length)?;
-        values.slice_set(&value.contiguous()?, 2, self.length)?;
-        let wanted = self.length + tokens;
-        Ok((keys.narrow(2, 0, wanted)?, values.narrow(2, 0, wanted)?))
+        Ok(tokens)
     }
 
     /// Writes `key` and `value`, `[B, KvH, T, D]`, at the positions that the device holds in `positions` `[B]`, and gives

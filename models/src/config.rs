@@ -6,6 +6,8 @@
 
 use crate::fields::Fields;
 use crate::gguf::Gguf;
+use crate::mla::MlaConfig;
+use crate::moe::{self, Router};
 use crate::rope::{Rope, RopeScaling};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -40,11 +42,35 @@ pub struct Config {
     pub attention_bias: bool,
     /// Biases on the feed-forward projections, for architectures that leave it open.
     pub mlp_bias: bool,
+    /// Experts, for architectures that have them.
+    pub moe: Option<MoeConfig>,
+    /// Latent attention, for architectures that have it; `head_dim` is then the width of the rotated part of a head.
+    pub mla: Option<MlaConfig>,
     /// Dtype that the weights were saved in, such as `bfloat16`.
     pub dtype: Option<String>,
     pub bos_token_id: Option<u32>,
     /// Tokens that end an answer; `generation_config.json` may name others.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// The experts of a checkpoint, and which layers have them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoeConfig {
+    pub experts: usize,
+    /// Experts that a token takes.
+    pub per_token: usize,
+    /// Width inside an expert.
+    pub intermediate_size: usize,
+    /// Experts that every token takes, held as one of their common width.
+    pub shared: usize,
+    /// Layers in front that are dense.
+    pub first_dense: usize,
+    /// From there every so-many-th layer has experts, counted from `offset`.
+    pub every: usize,
+    pub offset: usize,
+    /// Further dense layers.
+    pub dense_layers: Vec<usize>,
+    pub router: Router,
 }
 
 /// Keys that describe training, bookkeeping or interfaces of transformers and change no logit.
@@ -55,11 +81,13 @@ const HARMLESS: &[&str] = &[
     "_attn_implementation_autoset",
     "_attn_implementation_internal",
     "attention_dropout",
+    "aux_loss_alpha",
     "auto_map",
     "bad_words_ids",
     "custom_pipelines",
     "dropout",
     "embd_pdrop",
+    "ep_size",
     "eos_token",
     "finetuning_task",
     "hidden_dropout",
@@ -71,13 +99,16 @@ const HARMLESS: &[&str] = &[
     "model_max_length",
     "output_attentions",
     "output_hidden_states",
+    "output_router_logits",
     "pad_token_id",
     "prefix",
     "problem_type",
     "resid_pdrop",
+    "router_aux_loss_coef",
     "return_dict",
     "return_dict_in_generate",
     "sep_token_id",
+    "seq_aux",
     "task_specific_params",
     "tokenizer_class",
     "torchscript",
@@ -151,6 +182,15 @@ impl Config {
             );
         }
         let model_type = fields.text("model_type")?;
+        let (moe, mla) = match model_type.as_deref() {
+            Some("qwen3_moe") => (Some(moe::qwen3_moe(&mut fields)?), None),
+            Some("deepseek_v3") => {
+                // The layers for predicting several tokens at once lie behind the last one and are not loaded.
+                fields.size_or_zero("num_nextn_predict_layers")?;
+                (Some(moe::deepseek_v3(&mut fields)?), Some(MlaConfig::from_fields(&mut fields)?))
+            }
+            _ => (None, None),
+        };
         let num_hidden_layers = fields.want_size("num_hidden_layers", 1 << 12)?;
         let hidden_size = fields.want_size("hidden_size", 1 << 20)?;
         let num_attention_heads = fields.want_size("num_attention_heads", 1 << 14)?;
@@ -163,13 +203,18 @@ impl Config {
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads: fields.size("num_key_value_heads", 1 << 14)?.unwrap_or(num_attention_heads),
-            head_dim: head_dim(&mut fields, model_type.as_deref(), hidden_size, num_attention_heads)?,
+            head_dim: match &mla {
+                Some(mla) => rotated_width(&mut fields, mla.qk_rope_head_dim)?,
+                None => head_dim(&mut fields, model_type.as_deref(), hidden_size, num_attention_heads)?,
+            },
             max_position_embeddings,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
             rope: rope(&mut fields, max_position_embeddings)?,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+            moe,
+            mla,
             dtype: dtype(&mut fields)?,
             bos_token_id: fields.token("bos_token_id")?,
             eos_token_ids: fields.tokens("eos_token_id")?,
@@ -194,6 +239,9 @@ impl Config {
             "head_dim {} is odd; the rotary embedding pairs the two halves of a head",
             self.head_dim
         );
+        if let Some(moe) = &self.moe {
+            moe.check()?;
+        }
         let eps = self.rms_norm_eps;
         ensure!((0.0..1.0).contains(&eps), "rms_norm_eps is {eps}, wanted a small positive number");
         for id in self.eos_token_ids.iter().chain(&self.bos_token_id) {
@@ -229,7 +277,7 @@ fn head_dim(fields: &mut Fields, model_type: Option<&str>, hidden: usize, heads:
     if let Some(dim) = fields.size("head_dim", 1 << 12)? {
         return Ok(dim);
     }
-    if model_type == Some("qwen3") {
+    if matches!(model_type, Some("qwen3" | "qwen3_moe")) {
         // Qwen3's heads do not divide the hidden size; this is the value its configuration class falls back to.
         return Ok(128);
     }
@@ -238,6 +286,13 @@ fn head_dim(fields: &mut Fields, model_type: Option<&str>, hidden: usize, heads:
         "hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is not given"
     );
     Ok(hidden / heads)
+}
+
+/// Latent attention rotates a part of each head only; `head_dim`, where it is given, is that part's width.
+fn rotated_width(fields: &mut Fields, rotated: usize) -> Result<usize> {
+    let given = fields.size("head_dim", 1 << 12)?.unwrap_or(rotated);
+    ensure!(given == rotated, "head_dim is {given} and qk_rope_head_dim is {rotated}");
+    Ok(rotated)
 }
 
 /// Both names of the saved dtype; they must agree when both are there.

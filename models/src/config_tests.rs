@@ -59,6 +59,7 @@ fn rope_scaling_in_both_layouts() {
         beta_fast: 32.0,
         beta_slow: 1.0,
         attention_factor: 0.1 * 4f64.ln() + 1.0,
+        score_factor: 1.0,
         truncate: true,
     };
     assert_eq!(old.scaling, RopeScaling::Yarn(wanted));

@@ -1,14 +1,16 @@
-//! The blocks that dense decoders are made of, and the pass through them.
+//! The blocks that decoders are made of, and the pass through them.
 //!
 //! Shapes: B sequences of T tokens, H hidden width, D head width. Sublayers hand the residual stream on unadded, so that the
 //! addition and the norm that follows it are one operator.
 
 use crate::cache::{Cache, LayerView};
 use crate::loader::Loader;
+use crate::mla::Mla;
+use crate::moe::Moe;
 use crate::rotary::{Places, RotaryTables};
 use crate::tuning::Adapters;
 use crate::{CausalLm, Config, Logits};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;
 use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Weight};
 use candle_ascend::{DType, Tensor};
@@ -39,6 +41,23 @@ impl Linear {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.adapters.add(self.weight.linear(x, self.bias.as_ref())?, x)
+    }
+
+    /// Width of the result.
+    pub fn outputs(&self) -> Result<usize> {
+        Ok(self.weight.dims2()?.0)
+    }
+
+    /// The same projection with its outputs in another order.
+    pub fn select_rows(self, order: Vec<usize>) -> Result<Self> {
+        let Weight::Dense(weight) = &self.weight else { bail!("the rows of a matrix of blocks cannot be reordered") };
+        ensure!(
+            self.adapters.is_empty() && !weight.is_variable(),
+            "a projection whose rows are reordered at load cannot be trained yet"
+        );
+        let order = Tensor::from_iter(order.into_iter().map(|row| row as u32), weight.device())?;
+        let bias = self.bias.map(|bias| bias.index_select(&order, 0)).transpose()?;
+        Ok(Self { weight: Weight::Dense(weight.index_select(&order, 0)?), bias, adapters: self.adapters })
     }
 }
 
@@ -97,6 +116,21 @@ enum Place {
     After(usize),
     /// One token a sequence, at positions [B] that the device holds, with the keys that lie beyond them.
     At { positions: Tensor, beyond: HiddenKeys },
+}
+
+impl Pass {
+    /// Queries and keys `[B, N, T, D]` turned to the positions of the pass.
+    pub fn rotate(&self, query: &Tensor, key: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok(ops::rotary(query, key, &self.cos, &self.sin)?)
+    }
+
+    /// Each token sees what came before it, and itself.
+    pub fn mask(&self) -> AttentionMask<'_> {
+        match &self.place {
+            Place::After(offset) => AttentionMask::Causal { offset: *offset },
+            Place::At { beyond, .. } => AttentionMask::Hidden(beyond),
+        }
+    }
 }
 
 impl Attention {
@@ -160,7 +194,11 @@ pub struct Mlp {
 
 impl Mlp {
     pub fn load(loader: &Loader, config: &Config, name: &str, bias: bool) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        Self::of_width(loader, config.hidden_size, config.intermediate_size, name, bias)
+    }
+
+    /// A part of another width than the configuration's own.
+    pub fn of_width(loader: &Loader, hidden: usize, inner: usize, name: &str, bias: bool) -> Result<Self> {
         let parts = ["gate", "up"].map(|which| (format!("{name}.{which}_proj"), inner));
         Ok(Self {
             gate_up: Linear::merged(loader, &parts, hidden, bias)?,
@@ -173,26 +211,76 @@ impl Mlp {
     }
 }
 
+/// What mixes positions.
+pub enum Mixer {
+    Heads(Attention),
+    Latent(Mla),
+}
+
+impl Mixer {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, cache: LayerView) -> Result<Tensor> {
+        match self {
+            Self::Heads(attention) => attention.forward(x, pass, cache),
+            Self::Latent(attention) => attention.forward(x, pass, cache),
+        }
+    }
+}
+
+/// What each position goes through by itself.
+pub enum FeedForward {
+    Dense(Mlp),
+    Experts(Moe),
+}
+
+impl FeedForward {
+    /// A dense part of the configuration's width.
+    pub fn load(loader: &Loader, config: &Config, name: &str, bias: bool) -> Result<Self> {
+        Ok(Self::Dense(Mlp::load(loader, config, name, bias)?))
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x),
+            Self::Experts(experts) => experts.forward(x),
+        }
+    }
+}
+
 /// One layer: norm, attention, norm, feed-forward.
 pub struct Layer {
     pub input_norm: RmsNorm,
-    pub attention: Attention,
+    pub mixer: Mixer,
     pub post_attention_norm: RmsNorm,
-    pub mlp: Mlp,
+    pub feed_forward: FeedForward,
 }
 
 impl Layer {
-    /// A layer under the names that Llama gave and its descendants kept.
+    /// A dense layer under the names that Llama gave and its descendants kept.
     pub fn load(loader: &Loader, config: &Config, index: usize, kind: AttentionKind, mlp_bias: bool) -> Result<Self> {
         let name = format!("model.layers.{index}");
-        let norm =
-            |which: &str| RmsNorm::load(loader, &format!("{name}.{which}"), config.hidden_size, config.rms_norm_eps);
-        Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            attention: Attention::load(loader, config, &format!("{name}.self_attn"), kind)?,
-            post_attention_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(loader, config, &format!("{name}.mlp"), mlp_bias)?,
-        })
+        let attention = Attention::load(loader, config, &format!("{name}.self_attn"), kind)?;
+        let feed_forward = FeedForward::load(loader, config, &format!("{name}.mlp"), mlp_bias)?;
+        Self::with(loader, config, index, Mixer::Heads(attention), feed_forward)
+    }
+
+    /// Whether the layer has heads of attention and one feed-forward part, and nothing that is chosen by its input.
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!((&self.mixer, &self.feed_forward), (Mixer::Heads(_), FeedForward::Dense(_)))
+    }
+
+    /// A layer of these parts with the norms of layer `index`.
+    pub fn with(
+        loader: &Loader,
+        config: &Config,
+        index: usize,
+        mixer: Mixer,
+        feed_forward: FeedForward,
+    ) -> Result<Self> {
+        let norm = |which: &str| {
+            RmsNorm::load(loader, &format!("model.layers.{index}.{which}"), config.hidden_size, config.rms_norm_eps)
+        };
+        let (input_norm, post_attention_norm) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
+        Ok(Self { input_norm, mixer, post_attention_norm, feed_forward })
     }
 }
 
@@ -261,10 +349,10 @@ impl Decoder {
                     normed
                 }
             };
-            let attended = layer.attention.forward(&normed, pass, cache.layer(index))?;
+            let attended = layer.mixer.forward(&normed, &pass, cache.layer(index))?;
             let (normed, sum) = layer.post_attention_norm.add_forward(&attended, &residual)?;
             residual = sum;
-            sublayer = Some(layer.mlp.forward(&normed)?);
+            sublayer = Some(layer.feed_forward.forward(&normed)?);
         }
         let Some(output) = sublayer else { unreachable!("the configuration has at least one layer") };
         Ok((output, residual))
@@ -306,6 +394,10 @@ impl CausalLm for Decoder {
     }
 
     fn step(&self, input_ids: &Tensor, positions: &Tensor, cache: &mut Cache) -> Result<Option<Tensor>> {
+        // Latent rows are appended at a place that the host knows, and experts' groups are made from tensors that it uploads.
+        if !self.layers.iter().all(|layer| layer.is_dense()) {
+            return Ok(None);
+        }
         let tokens = self.check(input_ids, cache)?;
         ensure!(tokens == 1, "a step decodes one token a sequence, got {tokens}");
         let pass = self.pass_at(positions, cache.capacity())?;
@@ -328,7 +420,12 @@ impl CausalLm for Decoder {
     }
 
     fn head(&self) -> Result<&Tensor> {
+        let Weight::Dense(weight) = &self.head.weight else {
+            bail!(
+                "lm_head is made of quantised blocks, which have no gradients; train the checkpoint in bf16, f16 or f32"
+            )
+        };
         ensure!(self.head.adapters.is_empty(), "lm_head has an adapter, which a loss over its weight would not see");
-        Ok(&self.head.weight)
+        Ok(weight)
     }
 }

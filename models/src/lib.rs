@@ -8,14 +8,18 @@
 mod cache;
 mod config;
 pub mod decoder;
+mod deepseek_v3;
 mod fields;
 mod generation_config;
 pub mod gguf;
 mod header;
 mod llama;
 mod loader;
+mod mla;
+mod moe;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod random;
 mod rope;
 mod rotary;
@@ -24,10 +28,12 @@ mod tuning;
 mod weights;
 
 pub use cache::Cache;
-pub use config::Config;
+pub use config::{Config, MoeConfig};
 pub use fields::Fields;
 pub use generation_config::GenerationConfig;
 pub use loader::{Loader, Source};
+pub use mla::MlaConfig;
+pub use moe::Router;
 pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
 pub use shapes::{SHAPES, Shape};
@@ -98,7 +104,7 @@ pub struct Row {
 }
 
 /// Every architecture that loads.
-pub const MODELS: &[Row] = &[llama::ROW, qwen2::ROW, qwen3::ROW];
+pub const MODELS: &[Row] = &[deepseek_v3::ROW, llama::ROW, qwen2::ROW, qwen3::ROW, qwen3_moe::ROW];
 
 /// The row for a configuration: by `architectures`, or by `model_type` where that is absent.
 pub fn find(config: &Config) -> Result<&'static Row> {

@@ -42,6 +42,8 @@ pub struct Yarn {
     pub beta_slow: f64,
     /// Multiplies the cosines and sines.
     pub attention_factor: f64,
+    /// Multiplies the scores of latent attention, where the checkpoint states a scale for all dimensions.
+    pub score_factor: f64,
     /// The ramp's ends are rounded to whole dimensions.
     pub truncate: bool,
 }
@@ -98,6 +100,7 @@ impl Yarn {
             beta_fast: 32.0,
             beta_slow: 1.0,
             attention_factor,
+            score_factor: 1.0,
             truncate: true,
         }
     }
@@ -117,6 +120,7 @@ impl Yarn {
             beta_fast: fields.number("beta_fast")?.unwrap_or(32.0),
             beta_slow: fields.number("beta_slow")?.unwrap_or(1.0),
             attention_factor: fields.number("attention_factor")?.unwrap_or(inferred),
+            score_factor: denominator.filter(|scale| *scale != 0.0).map_or(1.0, |scale| temperature(scale).powi(2)),
             truncate: fields.flag("truncate")?.unwrap_or(true),
         };
         let (fast, slow, attention) = (yarn.beta_fast, yarn.beta_slow, yarn.attention_factor);
@@ -176,6 +180,14 @@ impl Rope {
     pub fn attention_factor(&self) -> f64 {
         match &self.scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// What latent attention's scores are multiplied by.
+    pub fn score_factor(&self) -> f64 {
+        match &self.scaling {
+            RopeScaling::Yarn(yarn) => yarn.score_factor,
             _ => 1.0,
         }
     }

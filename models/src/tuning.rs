@@ -145,8 +145,8 @@ impl Decoder {
 impl Layer {
     /// The residual stream after this layer.
     fn forward_alone(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(x)?, pass, Cache::passing().layer(0))?;
+        let attended = self.mixer.forward(&self.input_norm.forward(x)?, pass, Cache::passing().layer(0))?;
         let (normed, sum) = self.post_attention_norm.add_forward(&attended, x)?;
-        Ok((sum + self.mlp.forward(&normed)?)?)
+        Ok((sum + self.feed_forward.forward(&normed)?)?)
     }
 }

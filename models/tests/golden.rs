@@ -1,4 +1,4 @@
-//! The dense fixtures against what transformers computed, on every device of this machine that is asked for.
+//! The fixtures against what transformers computed, on every device of this machine that is asked for.
 //!
 //! `golden.safetensors` holds logits computed in f32 from the bf16 weights, and 16 tokens of greedy decoding.
 
@@ -64,7 +64,7 @@ fn golden_on(name: &str, device: &Device) {
         for dtype in [DType::F32, DType::BF16] {
             let c = compare(&fixture, dtype, device).unwrap_or_else(|e| panic!("{model} {name} {dtype:?}: {e:#}"));
             let row = format!(
-                "{model:<11} {name:<4} {:<5} max {:.2e} mean {:.2e} p99.9 {:.2e} argmax {}/{} (clear {}/{}) greedy {}",
+                "{model:<16} {name:<4} {:<5} max {:.2e} mean {:.2e} p99.9 {:.2e} argmax {}/{} (clear {}/{}) greedy {}",
                 dtype.as_str(),
                 c.max,
                 c.mean,
@@ -78,6 +78,8 @@ fn golden_on(name: &str, device: &Device) {
             let good = match dtype {
                 // Two orders of f32 summation over 64 to 176 terms, three layers deep, at logits of about ten.
                 DType::F32 => c.max <= 2e-3 && c.agree.0 == c.agree.1 && c.greedy,
+                // PyTorch's own bf16 run has means of 0.010 and 0.045 here, a flipped choice of experts being an error of its own.
+                _ if common::routes(model) => c.mean <= 0.06 && c.clear.0 as f64 >= 0.93 * c.clear.1 as f64,
                 // PyTorch's own bf16 run of these models has a mean of 0.010 to 0.023 and a percentile of 0.05 to 0.13.
                 _ => c.mean <= 0.03 && c.p999 <= 0.2 && c.clear.0 == c.clear.1,
             };

@@ -61,6 +61,8 @@ pub fn read(file: &Gguf) -> Result<Config> {
         tie_word_embeddings: !has("output.weight"),
         attention_bias: has("blk.0.attn_q.bias"),
         mlp_bias: has("blk.0.ffn_down.bias"),
+        moe: None,
+        mla: None,
         dtype: None,
         bos_token_id: token(file, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids: ends(file)?,

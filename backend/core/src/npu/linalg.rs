@@ -2,7 +2,7 @@
 
 use super::dtype::{FLOATS, require};
 use super::storage::NpuStorage;
-use crate::acl::{Error, Scalar, launch};
+use crate::acl::{Error, Scalar, TensorList, launch};
 use acl_sys::loader::op;
 use candle_core::{Layout, Result, Shape};
 
@@ -116,6 +116,53 @@ impl NpuStorage {
             launch::<op::Addmm, _>(self.context(), (&bias, &x, &y, &one, &one, &sum, KEEP_PRECISION))?;
         }
         Ok(out)
+    }
+
+    /// Groups of rows of `self` `[R, I]`, each times its matrix of `weights` `[E, I, O]` (any strides); `ends` `[E]` in I64
+    /// says where the groups end. `None` when the loaded CANN has no such product.
+    pub fn grouped_matmul(
+        &self,
+        layout: &Layout,
+        weights: (&Self, &Layout),
+        ends: (&Self, &Layout),
+    ) -> Result<Option<Self>> {
+        require("grouped_matmul", self.element(), FLOATS)?;
+        let context = self.context();
+        if !context.has::<op::GroupedMatmulV4>() {
+            return Ok(None);
+        }
+        let (&[rows, inner], &[experts, depth, columns], &[groups]) = (layout.dims(), weights.1.dims(), ends.1.dims())
+        else {
+            let shapes = (layout.dims(), weights.1.dims(), ends.1.dims());
+            let why = format!("shapes {shapes:?}, wanted [R, I], [E, I, O] and [E]");
+            return Err(Error::Arguments { op: "grouped_matmul", why }.into());
+        };
+        if inner != depth || groups != experts {
+            let why = format!("[{rows}, {inner}] x [{experts}, {depth}, {columns}] with {groups} groups do not fit");
+            return Err(Error::Arguments { op: "grouped_matmul", why }.into());
+        }
+        let out = self.npu().uninit(self.element(), rows * columns)?;
+        if out.is_empty() {
+            return Ok(Some(out));
+        }
+        const NONE: Option<&TensorList<'static>> = None;
+        // One input, one output, rows grouped, the list holding ends.
+        const ONE_OUTPUT: i64 = 3;
+        const BY_ROWS: i64 = 0;
+        const ENDS: i64 = 0;
+        const NO_ACTIVATION: i64 = 0;
+        let x = TensorList::new(context, vec![self.view(layout)?.desc()?])?;
+        let weight = TensorList::new(context, vec![weights.0.view(weights.1)?.desc()?])?;
+        let list = ends.0.view(ends.1)?.desc()?;
+        let y = TensorList::new(context, vec![out.shaped(&[rows, columns])?.desc()?])?;
+        #[rustfmt::skip]
+        let launched = launch::<op::GroupedMatmulV4, _>(context, (
+            &x, &weight, NONE, NONE, NONE, NONE, NONE, NONE, Some(&list), NONE, NONE, NONE,
+            ONE_OUTPUT, BY_ROWS, ENDS, NO_ACTIVATION, &y, NONE, NONE,
+        ));
+        drop(y);
+        launched?;
+        Ok(Some(out))
     }
 }
 

@@ -17,6 +17,7 @@ mod fused;
 mod indexing;
 mod linear;
 mod matmul;
+pub mod moe;
 mod norm;
 mod npu;
 mod npu_grad;

@@ -120,6 +120,21 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Optio
     })
 }
 
+/// Groups of rows times their experts' matrices `[E, O, I]`.
+pub(super) fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Option<Tensor>> {
+    let (rows, outputs) = (x.dim(0)?, weight.dim(1)?);
+    if rows == 0 || weight.elem_count() == 0 || !ends.device().is_npu() {
+        return Ok(None);
+    }
+    let transposed = weight.transpose(1, 2)?;
+    let ends_guard = ends.storage();
+    let Storage::Npu(ends_storage) = &*ends_guard else { return Ok(None) };
+    let out = on_npu([x, &transposed], |[(storage, layout), weight]| {
+        storage.grouped_matmul(layout, weight, (ends_storage, ends.layout()))
+    })?;
+    Ok(out.flatten().map(|out| tensor(out, &[rows, outputs])))
+}
+
 /// Rows of `table` by `ids`.
 pub(super) fn embedding(table: &Tensor, ids: &Tensor) -> Result<Option<Tensor>> {
     if table.rank() != 2 || ids.rank() != 1 || ids.elem_count() == 0 {

@@ -1,0 +1,167 @@
+//! Mixtures of experts: the choice of experts, the grouping of rows by expert, and products with each group's weight.
+//!
+//! Shapes: T tokens, E experts, K of them chosen for a token, H hidden width. Nothing here reads the choice on the host
+//! where the device has a grouped product, so that a layer stays one asynchronous sequence of launches.
+
+use super::fused::{expect_float, overrides, wide};
+use super::linear;
+use crate::{D, DType, Result, Tensor, bail};
+
+/// How router logits become weights.
+#[derive(Clone, Copy, Debug)]
+pub enum Gating<'a> {
+    /// Softmax over all experts; the weights of the chosen ones add up to one again with `renormalise`
+    /// (Qwen3-MoE, Mixtral).
+    Softmax { renormalise: bool },
+    /// A sigmoid an expert; `bias` `[E]` takes part in the choice and not in the weights, and only experts of the
+    /// `kept_groups` best of `groups` groups can be chosen, a group ranking by the sum of its two best ("noaux_tc",
+    /// DeepSeek-V3, arXiv 2412.19437). The weights are multiplied by `factor`.
+    Sigmoid { bias: Option<&'a Tensor>, groups: usize, kept_groups: usize, renormalise: bool, factor: f64 },
+}
+
+/// Chooses `k` experts for each row of `logits` `[T, E]`: weights `[T, K]` in F32 and experts `[T, K]` in U32, the best first.
+///
+/// Computed in F32 whatever the type of the logits: a choice that flips at a rounding changes the token's whole path.
+pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, Tensor)> {
+    expect_float(logits, "route")?;
+    let (tokens, experts) = logits.dims2()?;
+    if k == 0 || k > experts {
+        bail!("route: {k} of {experts} experts cannot be chosen")
+    }
+    let logits = logits.to_dtype(DType::F32)?;
+    let (scores, ranks, renormalise, factor) = match gating {
+        Gating::Softmax { renormalise } => {
+            let scores = super::softmax_last_dim(&logits)?;
+            (scores.clone(), scores, renormalise, 1.0)
+        }
+        Gating::Sigmoid { bias, groups, kept_groups, renormalise, factor } => {
+            let scores = (logits.neg()?.exp()? + 1.0)?.recip()?;
+            let ranks = match bias {
+                Some(bias) => scores.broadcast_add(&bias.to_dtype(DType::F32)?)?,
+                None => scores.clone(),
+            };
+            (scores, within_groups(&ranks, (tokens, experts), groups, kept_groups)?, renormalise, factor)
+        }
+    };
+    let chosen = ranks.contiguous()?.arg_sort_last_dim(false)?.narrow(D::Minus1, 0, k)?.contiguous()?;
+    let mut weights = scores.contiguous()?.gather(&chosen, D::Minus1)?;
+    if renormalise {
+        // DeepSeek adds this lest a row of vanishing scores divides by zero; it is below the rounding of F32 otherwise.
+        weights = weights.broadcast_div(&(weights.sum_keepdim(D::Minus1)? + 1e-20)?)?;
+    }
+    if factor != 1.0 {
+        weights = (weights * factor)?;
+    }
+    Ok((weights, chosen))
+}
+
+/// `ranks` with minus infinity in all groups but the `kept` best of each row.
+fn within_groups(ranks: &Tensor, (tokens, experts): (usize, usize), groups: usize, kept: usize) -> Result<Tensor> {
+    if groups == 0 || !experts.is_multiple_of(groups) || kept == 0 || kept > groups {
+        bail!(
+            "route: {kept} of {groups} groups over {experts} experts; wanted groups of one size, and some of them kept"
+        )
+    }
+    if kept == groups {
+        return Ok(ranks.clone());
+    }
+    let size = experts / groups;
+    let grouped = ranks.reshape((tokens, groups, size))?;
+    let best = grouped.contiguous()?.sort_last_dim(false)?.0.narrow(D::Minus1, 0, size.min(2))?;
+    let of_group = best.contiguous()?.sum(D::Minus1)?;
+    // The rank of each group among its row's, by sorting the order that sorts them.
+    let place = of_group.contiguous()?.arg_sort_last_dim(false)?.arg_sort_last_dim(true)?;
+    let open = place.lt(kept as u32)?.unsqueeze(D::Minus1)?.broadcast_as((tokens, groups, size))?;
+    let closed = Tensor::full(f32::NEG_INFINITY, (tokens, groups, size), ranks.device())?;
+    open.contiguous()?.where_cond(&grouped, &closed)?.reshape((tokens, experts))
+}
+
+/// Rows of tokens ordered by the expert that they go to.
+#[derive(Clone, Debug)]
+pub struct Permuted {
+    /// `[T·K, H]`, the rows of expert 0 first; rows of one expert keep the order of their tokens.
+    pub rows: Tensor,
+    /// Where each row came from, `[T·K]` in U32: row `i` is choice `order[i] % K` of token `order[i] / K`.
+    pub order: Tensor,
+    /// Where each expert's rows end, `[E]` in I64.
+    pub ends: Tensor,
+}
+
+/// Repeats each of `x` `[T, H]` for its `chosen` experts `[T, K]` (U32, below `experts`) and groups the copies by expert.
+pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> {
+    let ((tokens, _), (rows, k)) = (x.dims2()?, chosen.dims2()?);
+    if tokens != rows || k == 0 {
+        bail!("permute: {:?} and experts {:?} do not fit: wanted [T, H] and [T, K]", x.shape(), chosen.shape())
+    }
+    let (device, copies) = (x.device(), tokens * k);
+    let flat = chosen.reshape(copies)?;
+    // The place in the list makes keys unique, so that any sort is a stable one.
+    let places = Tensor::arange(0i64, copies as i64, device)?;
+    let keys = ((flat.to_dtype(DType::I64)? * copies as f64)? + places)?;
+    let order = keys.arg_sort_last_dim(true)?;
+    let token_of_place = Tensor::arange(0u32, tokens as u32, device)?.unsqueeze(1)?.broadcast_as((tokens, k))?;
+    let tokens_of = token_of_place.contiguous()?.flatten_all()?.index_select(&order, 0)?;
+    let rows = x.contiguous()?.index_select(&tokens_of, 0)?;
+    let ids = Tensor::arange(0u32, experts as u32, device)?;
+    let hits = flat.unsqueeze(1)?.broadcast_as((copies, experts))?.contiguous()?;
+    let hits = hits.eq(&ids.unsqueeze(0)?.broadcast_as((copies, experts))?.contiguous()?)?;
+    let ends = hits.to_dtype(DType::F32)?.sum(0)?.cumsum(0)?.to_dtype(DType::I64)?;
+    Ok(Permuted { rows, order, ends })
+}
+
+/// Each group of rows of `x` `[R, I]` times its expert's matrix of `weight` `[E, O, I]`: `[R, O]`. `ends` `[E]` (I64) says
+/// where each group ends.
+pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
+    expect_float(x, "grouped-linear")?;
+    x.same_dtype(weight, "grouped-linear")?;
+    let ((rows, inner), (experts, outputs, width)) = (x.dims2()?, weight.dims3()?);
+    if inner != width || ends.dims() != [experts] || ends.dtype() != DType::I64 {
+        bail!(
+            "grouped-linear: {:?}, weight {:?} and ends {:?} {:?} do not fit: wanted [R, I], [E, O, I] and [E] in I64",
+            x.shape(),
+            weight.shape(),
+            ends.dtype(),
+            ends.shape()
+        )
+    }
+    if overrides()
+        && let Some(y) = super::npu::grouped_linear(x, weight, ends)?
+    {
+        return Ok(y);
+    }
+    let mut first = 0;
+    let mut parts = Vec::new();
+    for (expert, end) in ends.to_vec1::<i64>()?.into_iter().enumerate() {
+        let Some(count) = usize::try_from(end).ok().filter(|end| *end <= rows).and_then(|end| end.checked_sub(first))
+        else {
+            bail!("grouped-linear: the group of expert {expert} ends at {end} after {first}, of {rows} rows")
+        };
+        if count > 0 {
+            parts.push(linear(&x.narrow(0, first, count)?, &weight.get(expert)?, None)?);
+        }
+        first += count;
+    }
+    if first != rows {
+        bail!("grouped-linear: the groups end at {first}, of {rows} rows")
+    }
+    if parts.is_empty() { Tensor::zeros((0, outputs), x.dtype(), x.device()) } else { Tensor::cat(&parts, 0) }
+}
+
+/// The sum of each token's rows of `y` `[T·K, H]`, weighted by `weights` `[T, K]` (F32): `[T, H]`, added up in F32 and
+/// rounded once. `order` is that of [`Permuted`].
+pub fn unpermute(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let ((rows, width), (tokens, k)) = (y.dims2()?, weights.dims2()?);
+    if rows != tokens * k || order.dims() != [rows] {
+        bail!(
+            "unpermute: {:?}, order {:?} and weights {:?} do not fit: wanted [T·K, H], [T·K] and [T, K]",
+            y.shape(),
+            order.shape(),
+            weights.shape()
+        )
+    }
+    let back = order.arg_sort_last_dim(true)?;
+    let wide = wide(y.dtype());
+    let by_token = y.contiguous()?.index_select(&back, 0)?.reshape((tokens, k, width))?.to_dtype(wide)?;
+    let weighted = by_token.broadcast_mul(&weights.to_dtype(wide)?.unsqueeze(D::Minus1)?)?;
+    weighted.sum(1)?.to_dtype(y.dtype())
+}

@@ -1,0 +1,141 @@
+//! Routing and grouped products against plain loops in F64, on every device, fused and decomposed.
+
+mod operands;
+
+use candle_ascend::ops::moe::{self, Gating};
+use candle_ascend::{DType, Device, Result, Tensor, ops};
+use operands::{devices, operand, ours, rng};
+
+const EXPERTS: usize = 12;
+
+fn rows(x: &Tensor) -> Vec<Vec<f64>> {
+    x.to_dtype(DType::F64).and_then(|x| x.to_vec2()).expect("a matrix")
+}
+
+/// Indices of `values` from the largest down.
+fn descending(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    order
+}
+
+/// The rule of DeepSeek-V3's report for one token: experts and weights.
+fn by_groups(logits: &[f64], bias: &[f64], k: usize, (groups, kept): (usize, usize), factor: f64) -> Vec<(usize, f64)> {
+    let scores: Vec<f64> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+    let ranks: Vec<f64> = scores.iter().zip(bias).map(|(s, b)| s + b).collect();
+    let size = logits.len() / groups;
+    let of_group: Vec<f64> =
+        ranks.chunks(size).map(|group| descending(group).iter().take(2).map(|&i| group[i]).sum()).collect();
+    let open = &descending(&of_group)[..kept];
+    let chosen: Vec<usize> =
+        descending(&ranks).into_iter().filter(|expert| open.contains(&(expert / size))).take(k).collect();
+    let sum: f64 = chosen.iter().map(|&i| scores[i]).sum();
+    chosen.into_iter().map(|i| (i, scores[i] / sum * factor)).collect()
+}
+
+#[test]
+fn choices_follow_the_rules() {
+    let (logits, bias) =
+        (operand(&mut rng(1), &[9, EXPERTS], DType::F32), operand(&mut rng(2), &[EXPERTS], DType::F32));
+    for device in devices() {
+        let (x, b) = (ours(&logits, &device), ours(&bias, &device));
+        let sigmoid = Gating::Sigmoid { bias: Some(&b), groups: 4, kept_groups: 2, renormalise: true, factor: 2.5 };
+        let bias: Vec<f64> = b.to_dtype(DType::F64).and_then(|b| b.to_vec1()).expect("a vector");
+        let softmax = |row: &[f64]| {
+            let total: f64 = row.iter().map(|x| x.exp()).sum();
+            descending(row).into_iter().take(3).map(|i| (i, row[i].exp() / total)).collect::<Vec<_>>()
+        };
+        let grouped = |row: &[f64]| by_groups(row, &bias, 3, (4, 2), 2.5);
+        type Rule<'a> = &'a dyn Fn(&[f64]) -> Vec<(usize, f64)>;
+        let cases: [(Gating, Rule); 2] = [(Gating::Softmax { renormalise: false }, &softmax), (sigmoid, &grouped)];
+        for (gating, rule) in cases {
+            let (weights, experts) = moe::route(&x, 3, gating).expect("a choice");
+            let experts: Vec<Vec<u32>> = experts.to_vec2().expect("experts");
+            for ((row, weights), experts) in rows(&x).iter().zip(rows(&weights)).zip(experts) {
+                for ((expert, weight), (got, got_weight)) in rule(row).into_iter().zip(experts.iter().zip(weights)) {
+                    assert_eq!(expert, *got as usize, "{gating:?} on {}", device.kind());
+                    // F32 exponentials and one quotient.
+                    assert!((weight - got_weight).abs() < 1e-5, "{gating:?}: {got_weight}, wanted {weight}");
+                }
+            }
+        }
+    }
+}
+
+/// Grouping, a product a group, and the weighted sum are together a sum over each token's experts.
+fn layer(x: &Tensor, weight: &Tensor, chosen: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let permuted = moe::permute(x, chosen, weight.dim(0)?)?;
+    let y = moe::grouped_linear(&permuted.rows, weight, &permuted.ends)?;
+    moe::unpermute(&y, &permuted.order, weights)
+}
+
+#[test]
+fn grouped_products_are_sums_over_experts() {
+    // Expert 1 gets nothing, expert 4 most: groups are empty and unbalanced.
+    let chosen: Vec<u32> = vec![4, 0, 4, 2, 3, 4, 4, 5, 0, 4];
+    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 3e-2), (DType::F16, 4e-3)] {
+        let (x, weight) = (operand(&mut rng(3), &[5, 33], dtype), operand(&mut rng(4), &[6, 17, 33], dtype));
+        for device in devices() {
+            let (x, weight) = (ours(&x, &device), ours(&weight, &device));
+            let ids = Tensor::from_slice(&chosen, (5, 2), &device).expect("experts");
+            let shares: Vec<f32> = (0..10).map(|i| 0.1 + 0.05 * i as f32).collect();
+            let weights = Tensor::from_slice(&shares, (5, 2), &device).expect("weights");
+            let fused = layer(&x, &weight, &ids, &weights).expect("fused");
+            let parts = ops::decomposed(|| layer(&x, &weight, &ids, &weights)).expect("decomposed");
+            let matrices: Vec<Vec<Vec<f64>>> =
+                weight.to_dtype(DType::F64).and_then(|w| w.to_vec3()).expect("three dimensions");
+            for got in [fused, parts] {
+                assert_eq!(got.dtype(), dtype);
+                for (token, (row, got)) in rows(&x).iter().zip(rows(&got)).enumerate() {
+                    for (column, got) in got.into_iter().enumerate() {
+                        let term = |i: usize| {
+                            let matrix = &matrices[chosen[i] as usize][column];
+                            shares[i] as f64 * matrix.iter().zip(row).map(|(w, x)| w * x).sum::<f64>()
+                        };
+                        let wanted = term(2 * token) + term(2 * token + 1);
+                        // The products are rounded to the type, then their sum.
+                        let close = (got - wanted).abs() <= tolerance * wanted.abs().max(1.0);
+                        assert!(close, "{dtype:?} on {}: {got}, wanted {wanted}", device.kind());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_an_expert_keep_their_order() {
+    for device in devices() {
+        let x = Tensor::arange(0f32, 6f32, &device).and_then(|x| x.reshape((6, 1))).expect("rows");
+        let ids = Tensor::from_slice(&[2u32, 0, 2, 2, 0, 2], (6, 1), &device).expect("experts");
+        let permuted = moe::permute(&x, &ids, 4).expect("permuted");
+        assert_eq!(rows(&permuted.rows).concat(), [1.0, 4.0, 0.0, 2.0, 3.0, 5.0]);
+        assert_eq!(permuted.ends.to_vec1::<i64>().expect("ends"), [2, 2, 6, 6]);
+    }
+}
+
+#[test]
+fn misfits_are_refused_with_words() {
+    let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu).expect("zeros");
+    let logits = zeros(&[2, EXPERTS], DType::F32);
+    let grouped = |groups, kept_groups| {
+        let gating = Gating::Sigmoid { bias: None, groups, kept_groups, renormalise: true, factor: 1.0 };
+        moe::route(&logits, 2, gating).map(|_| ())
+    };
+    let ends = Tensor::from_slice(&[1i64, 0], 2, &Device::Cpu).expect("ends");
+    let falling = moe::grouped_linear(&zeros(&[1, 4], DType::F32), &zeros(&[2, 3, 4], DType::F32), &ends);
+    let cases = [
+        (moe::route(&logits, 13, Gating::Softmax { renormalise: true }).map(|_| ()), "13 of 12 experts"),
+        (grouped(5, 1), "1 of 5 groups over 12 experts"),
+        (grouped(4, 5), "5 of 4 groups"),
+        (falling.map(|_| ()), "the group of expert 1 ends at 0 after 1"),
+        (
+            moe::permute(&zeros(&[3, 4], DType::F32), &zeros(&[2, 2], DType::U32), 4).map(|_| ()),
+            "wanted [T, H] and [T, K]",
+        ),
+    ];
+    for (got, wanted) in cases {
+        let message = got.expect_err(wanted).to_string();
+        assert!(message.contains(wanted), "{message:?}, wanted {wanted:?}");
+    }
+}

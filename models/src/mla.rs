@@ -1,0 +1,193 @@
+//! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are products of one narrow
+//! latent row a token, and only that row and a small rotated key are cached.
+//!
+//! Shapes: B sequences of T tokens, S positions in the cache, N heads; a query and a key are `nope` columns without
+//! position and `rope` rotated ones; L is the latent's width, V a value's.
+
+use crate::cache::LayerView;
+use crate::decoder::{Linear, Pass, RmsNorm};
+use crate::{Config, Fields, Loader};
+use anyhow::Result;
+use candle_ascend::{D, Tensor, ops};
+
+/// Widths of multi-head latent attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MlaConfig {
+    /// Width of the queries' own latent; queries are projected directly without it.
+    pub q_lora_rank: Option<usize>,
+    pub kv_lora_rank: usize,
+    pub qk_nope_head_dim: usize,
+    pub qk_rope_head_dim: usize,
+    pub v_head_dim: usize,
+    /// The rotated columns pair neighbours rather than halves.
+    pub interleaved: bool,
+}
+
+impl MlaConfig {
+    pub(crate) fn from_fields(fields: &mut Fields) -> Result<Self> {
+        let widest = 1 << 16;
+        let mla = Self {
+            q_lora_rank: fields.size("q_lora_rank", widest)?,
+            kv_lora_rank: fields.want_size("kv_lora_rank", widest)?,
+            qk_nope_head_dim: fields.want_size("qk_nope_head_dim", widest)?,
+            qk_rope_head_dim: fields.want_size("qk_rope_head_dim", widest)?,
+            v_head_dim: fields.want_size("v_head_dim", widest)?,
+            interleaved: fields.flag("rope_interleave")?.unwrap_or(true),
+        };
+        let whole = mla.qk_nope_head_dim + mla.qk_rope_head_dim;
+        let given = fields.size("qk_head_dim", widest)?.unwrap_or(whole);
+        anyhow::ensure!(
+            given == whole,
+            "qk_head_dim is {given}, and qk_nope_head_dim and qk_rope_head_dim add up to {whole}"
+        );
+        Ok(mla)
+    }
+}
+
+/// Where queries come from.
+enum Query {
+    Direct(Linear),
+    /// Through a latent of their own, which the same product gives as the keys' latent.
+    Latent {
+        norm: RmsNorm,
+        up: Linear,
+    },
+}
+
+/// One layer's latent attention.
+pub struct Mla {
+    query: Query,
+    /// The latents' products of the hidden state, `[q_lora? + L + rope, H]`.
+    down: Linear,
+    norm: RmsNorm,
+    /// Keys and values of all heads from the latent, `[N · (nope + V), L]`.
+    up: Tensor,
+    output: Linear,
+    heads: usize,
+    widths: MlaConfig,
+    scale: f64,
+}
+
+impl Mla {
+    pub fn load(loader: &Loader, config: &Config, widths: &MlaConfig, name: &str) -> Result<Self> {
+        let (heads, hidden) = (config.num_attention_heads, config.hidden_size);
+        let (nope, rope, latent) = (widths.qk_nope_head_dim, widths.qk_rope_head_dim, widths.kv_lora_rank);
+        let norm = |which: &str, width| {
+            RmsNorm::load(loader, &format!("{name}.{which}_layernorm"), width, config.rms_norm_eps)
+        };
+        let key_part = (format!("{name}.kv_a_proj_with_mqa"), latent + rope);
+        let (query, down) = match widths.q_lora_rank {
+            None => {
+                let query = Linear::load(loader, &format!("{name}.q_proj"), heads * (nope + rope), hidden, false)?;
+                let down = Linear::load(loader, &key_part.0, key_part.1, hidden, config.attention_bias)?;
+                (Query::Direct(query.by_halves(widths, heads)?), down)
+            }
+            Some(rank) => {
+                let up = Linear::load(loader, &format!("{name}.q_b_proj"), heads * (nope + rope), rank, false)?;
+                let parts = [(format!("{name}.q_a_proj"), rank), key_part];
+                let down = Linear::merged(loader, &parts, hidden, config.attention_bias)?;
+                (Query::Latent { norm: norm("q_a", rank)?, up: up.by_halves(widths, heads)? }, down)
+            }
+        };
+        let rows = heads * (nope + widths.v_head_dim);
+        let output = format!("{name}.o_proj");
+        Ok(Self {
+            query,
+            down: down.last_by_halves(widths)?,
+            norm: norm("kv_a", latent)?,
+            up: loader.tensor(&format!("{name}.kv_b_proj.weight"), &[rows, latent])?,
+            output: Linear::load(loader, &output, hidden, heads * widths.v_head_dim, config.attention_bias)?,
+            heads,
+            widths: widths.clone(),
+            scale: ((nope + rope) as f64).powf(-0.5) * config.rope.score_factor(),
+        })
+    }
+
+    /// `x` [B, T, H] → [B, T, H].
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, mut cache: LayerView) -> Result<Tensor> {
+        let (batch, tokens, _) = x.dims3()?;
+        let MlaConfig { kv_lora_rank: latent, qk_nope_head_dim: nope, qk_rope_head_dim: rope, .. } = self.widths;
+        let down = self.down.forward(x)?;
+        let (query, own) = match &self.query {
+            Query::Direct(query) => (query.forward(x)?, 0),
+            Query::Latent { norm, up } => {
+                let rank = down.dim(D::Minus1)? - latent - rope;
+                (up.forward(&norm.forward(&down.narrow(D::Minus1, 0, rank)?.contiguous()?)?)?, rank)
+            }
+        };
+        let query = query.reshape((batch, tokens, self.heads, nope + rope))?.transpose(1, 2)?;
+        let row = self.norm.forward(&down.narrow(D::Minus1, own, latent)?.contiguous()?)?;
+        let key_rope = down.narrow(D::Minus1, own + latent, rope)?.unsqueeze(1)?;
+        let query_rope = query.narrow(D::Minus1, nope, rope)?;
+        let (query_rope, key_rope) = pass.rotate(&query_rope.contiguous()?, &key_rope.contiguous()?)?;
+        let cached = cache.append_one(&Tensor::cat(&[&row.unsqueeze(1)?, &key_rope], D::Minus1)?)?;
+        let query = (query.narrow(D::Minus1, 0, nope)?, query_rope);
+        // One token reads each cached row once and shares it among the heads; many tokens pay less for expanded keys.
+        let mixed =
+            if tokens == 1 { self.absorbed(query, &cached, pass)? } else { self.expanded(query, &cached, pass)? };
+        self.output.forward(&mixed.transpose(1, 2)?.reshape((batch, tokens, self.heads * self.widths.v_head_dim))?)
+    }
+
+    /// The up-projection's parts, `[N, nope, L]` for keys and `[N, V, L]` for values.
+    fn up_parts(&self) -> Result<(Tensor, Tensor)> {
+        let (nope, value) = (self.widths.qk_nope_head_dim, self.widths.v_head_dim);
+        let up = self.up.reshape((self.heads, nope + value, self.widths.kv_lora_rank))?;
+        Ok((up.narrow(1, 0, nope)?, up.narrow(1, nope, value)?))
+    }
+
+    /// Attention in the latent space: the keys' projection is applied to the query, the values' to the result.
+    /// `cached` [B, 1, S, L + rope] → [B, N, T, V].
+    fn absorbed(&self, (nope, rope): (Tensor, Tensor), cached: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (batch, heads, tokens, width) = nope.dims4()?;
+        let (latent, value) = (self.widths.kv_lora_rank, self.widths.v_head_dim);
+        let (keys, values) = self.up_parts()?;
+        let by_head = |x: &Tensor, width| x.transpose(0, 1)?.reshape((heads, batch * tokens, width));
+        let by_batch = |x: Tensor, width| x.reshape((heads, batch, tokens, width))?.transpose(0, 1);
+        let query = by_batch(by_head(&nope, width)?.matmul(&keys.contiguous()?)?, latent)?;
+        let query = Tensor::cat(&[&query, &rope], D::Minus1)?;
+        let rows = cached.narrow(D::Minus1, 0, latent)?;
+        let mixed = ops::attention(&query, cached, &rows, self.scale, pass.mask())?;
+        let mixed = by_head(&mixed, latent)?.matmul(&values.transpose(1, 2)?)?;
+        Ok(by_batch(mixed, value)?)
+    }
+
+    /// Attention over keys and values of every head, made from the cached rows. → [B, N, T, V].
+    fn expanded(&self, (nope, rope): (Tensor, Tensor), cached: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (batch, _, positions, _) = cached.dims4()?;
+        let MlaConfig { kv_lora_rank: latent, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = self.widths;
+        let rows = cached.narrow(D::Minus1, 0, latent)?.reshape((batch * positions, latent))?;
+        let both = ops::linear(&rows, &self.up, None)?;
+        let both = both.reshape((batch, positions, self.heads, qk_nope_head_dim + v_head_dim))?.transpose(1, 2)?;
+        let shared = cached.narrow(D::Minus1, latent, qk_rope_head_dim)?;
+        let shared = shared.broadcast_as((batch, self.heads, positions, qk_rope_head_dim))?;
+        let keys = Tensor::cat(&[&both.narrow(D::Minus1, 0, qk_nope_head_dim)?, &shared.contiguous()?], D::Minus1)?;
+        let values = both.narrow(D::Minus1, qk_nope_head_dim, v_head_dim)?.contiguous()?;
+        let query = Tensor::cat(&[&nope, &rope], D::Minus1)?;
+        Ok(ops::attention(&query, &keys, &values, self.scale, pass.mask())?)
+    }
+}
+
+impl Linear {
+    /// Queries' rows with the rotated columns of each head in halves instead of neighbouring pairs, so that one rotation
+    /// serves all models. The score of a query and a key does not change when both are reordered alike.
+    fn by_halves(self, widths: &MlaConfig, heads: usize) -> Result<Self> {
+        let (nope, rope) = (widths.qk_nope_head_dim, widths.qk_rope_head_dim);
+        let order = (0..heads).flat_map(|head| {
+            let first = head * (nope + rope);
+            (first..first + nope).chain(halves(first + nope, rope))
+        });
+        if widths.interleaved { self.select_rows(order.collect()) } else { Ok(self) }
+    }
+
+    /// The same for the last `rope` rows, the shared key's.
+    fn last_by_halves(self, widths: &MlaConfig) -> Result<Self> {
+        let kept = self.outputs()? - widths.qk_rope_head_dim;
+        let order = (0..kept).chain(halves(kept, widths.qk_rope_head_dim));
+        if widths.interleaved { self.select_rows(order.collect()) } else { Ok(self) }
+    }
+}
+
+/// Even places first, then odd ones, of `width` places from `first`.
+fn halves(first: usize, width: usize) -> impl Iterator<Item = usize> {
+    (0..width).step_by(2).chain((1..width).step_by(2)).map(move |i| first + i)
+}

@@ -1,0 +1,179 @@
+//! The feed-forward part as a mixture of experts: a router, stacked expert weights, and experts that every token takes.
+//!
+//! Shapes: B sequences of T tokens, H hidden width, E experts of inner width I, K of them a token.
+
+use crate::config::MoeConfig;
+use crate::decoder::Mlp;
+use crate::{Config, Loader};
+use anyhow::{Context, Result, ensure};
+use candle_ascend::ops::moe::{self, Gating};
+use candle_ascend::{DType, Tensor, ops};
+
+/// How the router turns logits into weights, as `config.json` says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Router {
+    /// Softmax over all experts.
+    Softmax { renormalise: bool },
+    /// A sigmoid an expert, chosen within the best groups with a bias that the checkpoint brings.
+    Sigmoid { groups: usize, kept_groups: usize, renormalise: bool, factor: f64 },
+}
+
+/// Routed experts, and the shared one beside them where the checkpoint has it.
+pub struct Moe {
+    router: Router,
+    gate: Tensor,
+    /// Decides the choice and not the weights, `[E]`.
+    bias: Option<Tensor>,
+    /// `[E, 2I, H]`: each expert's gate and up, one below the other.
+    gate_up: Tensor,
+    /// `[E, H, I]`
+    down: Tensor,
+    shared: Option<Mlp>,
+    per_token: usize,
+}
+
+impl Moe {
+    /// Loads the experts below `name`, such as `model.layers.3.mlp`, stacked.
+    pub fn load(loader: &Loader, config: &Config, moe: &MoeConfig, name: &str) -> Result<Self> {
+        let (hidden, inner, experts) = (config.hidden_size, moe.intermediate_size, moe.experts);
+        let of = |expert: usize, which: &str| format!("{name}.experts.{expert}.{which}_proj.weight");
+        let names: Vec<_> = (0..experts).flat_map(|expert| ["gate", "up"].map(|which| of(expert, which))).collect();
+        let gate_up = loader.merged(&names, &vec![inner; 2 * experts], Some(hidden))?;
+        let names: Vec<_> = (0..experts).map(|expert| of(expert, "down")).collect();
+        let down = loader.merged(&names, &vec![hidden; experts], Some(inner))?;
+        let bias = match moe.router {
+            Router::Sigmoid { .. } => Some(loader.tensor(&format!("{name}.gate.e_score_correction_bias"), &[experts])?),
+            Router::Softmax { .. } => None,
+        };
+        let shared = match moe.shared {
+            0 => None,
+            shared => Some(Mlp::of_width(loader, hidden, shared * inner, &format!("{name}.shared_experts"), false)?),
+        };
+        Ok(Self {
+            router: moe.router.clone(),
+            gate: loader.tensor(&format!("{name}.gate.weight"), &[experts, hidden])?,
+            bias,
+            gate_up: gate_up.reshape((experts, 2 * inner, hidden))?,
+            down: down.reshape((experts, hidden, inner))?,
+            shared,
+            per_token: moe.per_token,
+        })
+    }
+
+    /// `x` [B, T, H] → [B, T, H].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, hidden) = x.dims3()?;
+        let rows = x.reshape((batch * tokens, hidden))?;
+        let (weights, chosen) = self.route(&rows)?;
+        let permuted = moe::permute(&rows, &chosen, self.gate_up.dim(0)?)?;
+        let inner = ops::swiglu(&moe::grouped_linear(&permuted.rows, &self.gate_up, &permuted.ends)?)?;
+        let outputs = moe::grouped_linear(&inner, &self.down, &permuted.ends)?;
+        let routed = moe::unpermute(&outputs, &permuted.order, &weights)?.reshape((batch, tokens, hidden))?;
+        match &self.shared {
+            Some(shared) => Ok((routed + shared.forward(x)?)?),
+            None => Ok(routed),
+        }
+    }
+
+    /// Weights and experts of each row.
+    fn route(&self, rows: &Tensor) -> Result<(Tensor, Tensor)> {
+        let gating = match &self.router {
+            Router::Softmax { renormalise } => Gating::Softmax { renormalise: *renormalise },
+            Router::Sigmoid { groups, kept_groups, renormalise, factor } => Gating::Sigmoid {
+                bias: self.bias.as_ref(),
+                groups: *groups,
+                kept_groups: *kept_groups,
+                renormalise: *renormalise,
+                factor: *factor,
+            },
+        };
+        // DeepSeek's router is an f32 product in every dtype, Qwen's one in the model's.
+        let logits = match self.router {
+            Router::Sigmoid { .. } => ops::linear(&rows.to_dtype(DType::F32)?, &self.gate.to_dtype(DType::F32)?, None)?,
+            Router::Softmax { .. } => ops::linear(rows, &self.gate, None)?,
+        };
+        Ok(moe::route(&logits, self.per_token, gating)?)
+    }
+}
+
+impl MoeConfig {
+    /// Whether layer `index` has experts rather than one dense part.
+    pub fn is_sparse(&self, index: usize) -> bool {
+        index >= self.first_dense
+            && !self.dense_layers.contains(&index)
+            && (index + self.offset).is_multiple_of(self.every)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(
+            self.per_token <= self.experts,
+            "num_experts_per_tok {} exceeds the number of experts {}",
+            self.per_token,
+            self.experts
+        );
+        if let Router::Sigmoid { groups, kept_groups, .. } = self.router {
+            ensure!(
+                self.experts.is_multiple_of(groups) && kept_groups <= groups,
+                "n_group {groups} and topk_group {kept_groups} do not fit {} experts",
+                self.experts
+            );
+            let open = self.experts / groups * kept_groups;
+            ensure!(
+                self.per_token <= open,
+                "num_experts_per_tok {} exceeds the {open} that the groups leave",
+                self.per_token
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Reads what Qwen3-MoE's configuration says of its experts.
+pub(crate) fn qwen3_moe(fields: &mut crate::Fields) -> Result<MoeConfig> {
+    let experts = match (fields.size("num_experts", 1 << 14)?, fields.size("num_local_experts", 1 << 14)?) {
+        (Some(a), Some(b)) if a != b => anyhow::bail!("num_experts is {a} and num_local_experts is {b}"),
+        (a, b) => a.or(b).context("num_experts is missing, wanted the number of experts")?,
+    };
+    let every = fields.size("decoder_sparse_step", 1 << 12)?.unwrap_or(1);
+    let dense_layers = match fields.take("mlp_only_layers") {
+        None => Vec::new(),
+        Some(value) => serde_json::from_value(value).context("mlp_only_layers, wanted a list of layers")?,
+    };
+    Ok(MoeConfig {
+        experts,
+        per_token: fields.want_size("num_experts_per_tok", experts)?,
+        intermediate_size: fields.want_size("moe_intermediate_size", 1 << 22)?,
+        shared: 0,
+        first_dense: 0,
+        every,
+        // Layers count from one in this rule.
+        offset: 1,
+        dense_layers,
+        router: Router::Softmax { renormalise: fields.flag("norm_topk_prob")?.unwrap_or(false) },
+    })
+}
+
+/// Reads what DeepSeek-V3's configuration says of its experts.
+pub(crate) fn deepseek_v3(fields: &mut crate::Fields) -> Result<MoeConfig> {
+    let experts = fields.want_size("n_routed_experts", 1 << 14)?;
+    for (key, wanted) in [("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")] {
+        let got = fields.text(key)?.unwrap_or_else(|| wanted.into());
+        ensure!(got == wanted, "{key} is {got:?}; only {wanted:?} is supported");
+    }
+    Ok(MoeConfig {
+        experts,
+        per_token: fields.want_size("num_experts_per_tok", experts)?,
+        intermediate_size: fields.want_size("moe_intermediate_size", 1 << 22)?,
+        shared: fields.size_or_zero("n_shared_experts")?.unwrap_or(0),
+        first_dense: fields.size_or_zero("first_k_dense_replace")?.unwrap_or(0),
+        every: fields.size("moe_layer_freq", 1 << 12)?.unwrap_or(1),
+        offset: 0,
+        dense_layers: Vec::new(),
+        router: Router::Sigmoid {
+            groups: fields.size("n_group", experts)?.unwrap_or(1),
+            kept_groups: fields.size("topk_group", experts)?.unwrap_or(1),
+            renormalise: fields.flag("norm_topk_prob")?.unwrap_or(true),
+            factor: fields.number("routed_scaling_factor")?.unwrap_or(1.0),
+        },
+    })
+}

@@ -150,9 +150,9 @@ pub(super) fn phases(
         })?),
     };
     let pointer = workspace.as_ref().map_or(null_mut(), |buffer| buffer.pointer());
-    // SAFETY: the workspace holds `size` bytes, the executor came from the first phase of the same operator, and the
-    // tensors that it refers to stay allocated until the stream has passed.
     let launched = inner.enqueue(symbols.1.to_str().unwrap_or(decl.name), |stream| {
+        // SAFETY: the workspace holds `size` bytes, the executor came from the first phase of the same operator, and the
+        // tensors that it refers to stay allocated until the stream has passed.
         Ok(timing::call(|| unsafe { second(pointer, size, executor, stream) }))
     });
     let counting = &inner.counting;

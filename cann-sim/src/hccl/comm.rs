@@ -152,7 +152,7 @@ fn join(root: SocketAddr, me: Member, name: String, settings: Settings) -> Resul
 }
 
 /// `HcclCommInitRootInfo` on the device of this thread.
-pub fn from_root_info(info: *const HcclRootInfo, ranks: u32, rank: u32, settings: Settings) -> Result<HcclComm> {
+pub(crate) fn from_root_info(info: *const HcclRootInfo, ranks: u32, rank: u32, settings: Settings) -> Result<HcclComm> {
     ensure!(!info.is_null(), HCCL_E_PTR, "rootInfo is null");
     // SAFETY: not null, and the interface asks for a readable structure.
     let root = RootInfo::read(unsafe { &*info })?;

@@ -93,7 +93,7 @@ impl Caller {
             "{name} is memory of device {}, wanted device {device}",
             arena.device
         );
-        ensure!(address % element == 0, HCCL_E_PARA, "{name} is {address:#x}, wanted a multiple of {element}");
+        ensure!(address.is_multiple_of(element), HCCL_E_PARA, "{name} is {address:#x}, wanted a multiple of {element}");
         arena
             .block(address, bytes)
             .map_err(|status| Status::new(HCCL_E_PARA, format!("{name}: {}", status.message)))?;

@@ -124,8 +124,7 @@ pub fn reduced(
     let ragged = op == "HcclReduceScatterV";
     let takes_type = row.reduces.is_some_and(|oldest| oldest <= family)
         && !(ragged && family == Family::A2 && code == HCCL_DATA_TYPE_INT64);
-    let takes_product =
-        !matches!(code, HCCL_DATA_TYPE_INT16 | HCCL_DATA_TYPE_BFP16) && !(ragged && family < Family::A5);
+    let takes_product = !(matches!(code, HCCL_DATA_TYPE_INT16 | HCCL_DATA_TYPE_BFP16) || ragged && family < Family::A5);
     let soc = config::current()?.soc.name;
     match row.arithmetic {
         Some(arithmetic) if takes_type && (takes_product || reduction != Reduction::Prod) => {

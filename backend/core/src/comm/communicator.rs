@@ -112,7 +112,7 @@ impl Communicator {
     pub fn start_all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<Pending> {
         let call = self.call("all_reduce", tensor)?;
         let (count, shape) = (tensor.elem_count() as u64, tensor.shape().clone());
-        call.into_new(&shape, |group, send, recv| group.all_reduce(send, recv, count, call.code, reduction.code()))
+        call.out_of_place(&shape, |group, send, recv| group.all_reduce(send, recv, count, call.code, reduction.code()))
     }
 
     /// `root`'s tensor on every rank; the others only say its shape and type with theirs.
@@ -131,7 +131,8 @@ impl Communicator {
             None => dims.push(self.size()),
         }
         let count = tensor.elem_count() as u64;
-        call.into_new(&Shape::from(dims), |group, send, recv| group.all_gather(send, recv, count, call.code))?.wait()
+        call.out_of_place(&Shape::from(dims), |group, send, recv| group.all_gather(send, recv, count, call.code))?
+            .wait()
     }
 
     /// This rank's share of the reduction of every rank's `tensor`: the first dimension is divided among the ranks.
@@ -143,7 +144,7 @@ impl Communicator {
             _ => crate::bail!("reduce_scatter: {:?} does not divide among {} ranks", tensor.dims(), self.size()),
         }
         let count = dims.iter().product::<usize>() as u64;
-        let pending = call.into_new(&Shape::from(dims), |group, send, recv| {
+        let pending = call.out_of_place(&Shape::from(dims), |group, send, recv| {
             group.reduce_scatter(send, recv, count, call.code, reduction.code())
         });
         pending?.wait()
@@ -227,7 +228,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// Runs `issue` on the input's elements and those of a new tensor of `shape`.
-    fn into_new(
+    fn out_of_place(
         &self,
         shape: &Shape,
         issue: impl FnOnce(&Group, Span, Span) -> std::result::Result<Marks, acl::Error>,

@@ -349,7 +349,7 @@ impl Decoder {
                     normed
                 }
             };
-            let attended = layer.mixer.forward(&normed, &pass, cache.layer(index))?;
+            let attended = layer.mixer.forward(&normed, pass, cache.layer(index))?;
             let (normed, sum) = layer.post_attention_norm.add_forward(&attended, &residual)?;
             residual = sum;
             sublayer = Some(layer.feed_forward.forward(&normed)?);

@@ -26,7 +26,9 @@ fn calls_that_differ_name_the_ranks() {
     let reduce = |me: &Rank, b: &Buffer, count, dtype, op| unsafe {
         hccl().HcclAllReduce(b.data, b.data, count, dtype, op, me.comm, me.stream)
     };
-    let cases: [(&str, &[&str], Vec<(i32, String)>); 5] = [
+    // What differs, what the message must hold, and each rank's answer.
+    type Case = (&'static str, &'static [&'static str], Vec<(i32, String)>);
+    let cases: [Case; 5] = [
         (
             "operation",
             &["rank 0, 2: HcclAllReduce(count 8, float32, sum)", "rank 1: HcclBroadcast(count 8, float32, root 0)"],

@@ -266,7 +266,7 @@ fn hosts_sum_over_a_network() {
     // Two devices of the same numbers on either host: it is the address that tells the hosts apart.
     let rank = |rank: usize| {
         let through = ["ip", "netns", "exec", &hosts.names[rank / 2]];
-        job.rank(rank, &[("DEVICE_OF_TEST", if rank % 2 == 0 { "0" } else { "1" })], &through)
+        job.rank(rank, &[("DEVICE_OF_TEST", if rank.is_multiple_of(2) { "0" } else { "1" })], &through)
     };
     for (rank, text) in job.finish((0..4).map(rank).collect()).iter().enumerate() {
         says(text, &[&format!("rank {rank} round 1 has 10"), &format!("rank {rank} round 2 has 20"), "left"]);

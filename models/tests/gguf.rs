@@ -189,7 +189,7 @@ fn k_formats_and_several_in_one_projection() {
     // Inputs rounded to 1/254 of the largest of 32: about a two-hundredth of their size, in each of some twelve products.
     assert!(inputs <= 0.02, "the products of blocks are off by {inputs} of the logits");
     // Weights of four bits are off by a tenth of their size or less.
-    assert!(weights <= 0.3 && weights >= 0.01, "the quantised weights are off by {weights} of the logits");
+    assert!((0.01..=0.3).contains(&weights), "the quantised weights are off by {weights} of the logits");
 }
 
 fn refused(bytes: &[u8], says: &[&str]) {

@@ -2,10 +2,15 @@
 
 use candle_ascend::comm::{Communicator, Error, Reduction, RootInfo};
 use candle_ascend::{DType, Device, NpuDevice, Result, Tensor};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+/// All users of a device share its stream of operators. Two jobs at a time on one pair of devices could each wait, on one
+/// device, for what the other device has put behind the other job's: as on a card, that would never end.
+static ONE_JOB: Mutex<()> = Mutex::new(());
 
 /// Runs `work` on `size` ranks, each a thread with a simulated NPU of its own.
 fn ranks<T: Send>(size: usize, work: impl Fn(&Communicator, &Device) -> Result<T> + Sync) -> Vec<Result<T>> {
+    let _job = ONE_JOB.lock().unwrap_or_else(PoisonError::into_inner);
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         candle_ascend::register_simulator(|soc| Ok(Arc::new(cann_sim::Embedded::for_soc(soc)?)));

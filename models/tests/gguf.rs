@@ -5,7 +5,7 @@ mod common;
 use candle_ascend::{DType, Device, Tensor};
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
-use common::{Fixture, MODELS, greedy};
+use common::{DENSE, Fixture, greedy};
 use npu_models::{Loaded, Logits};
 use npu_tests::gguf::{Tensors, bytes, convert};
 use rand::rngs::StdRng;
@@ -45,7 +45,7 @@ fn logits(loaded: &Loaded, fixture: &Fixture, device: &Device) -> Vec<f32> {
 #[test]
 fn unquantised_files_are_the_checkpoints() {
     for device in [Device::Cpu, common::simulated()] {
-        for name in MODELS {
+        for name in DENSE {
             let fixture = Fixture::read(name);
             let wanted = logits(&load(&fixture.dir, &device), &fixture, &device);
             for dtype in [GgmlDType::F32, GgmlDType::BF16] {
@@ -104,7 +104,7 @@ fn errors(got: &[f32], fixture: &Fixture) -> (f32, (usize, usize)) {
 fn quantised_files_stay_near_golden() {
     let mut table = String::new();
     for (device_name, device) in [("cpu", Device::Cpu), ("sim", common::simulated())] {
-        for name in MODELS {
+        for name in DENSE {
             let fixture = Fixture::read(name);
             // Q8_0 has steps of 1/254 of the largest of 32 weights, and the CPU of 32 inputs: about what bf16 rounds off,
             // for which the golden test allows a mean of 0.03 and wants the clear places. The steps of the others are 8

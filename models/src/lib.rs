@@ -66,7 +66,7 @@ pub trait CausalLm: Send + Sync {
     /// `max_position_embeddings` is an error and leaves the cache as it was.
     fn forward(&self, input_ids: &Tensor, cache: &mut Cache, logits: Logits) -> Result<Tensor>;
 
-    /// Logits [B, 1, V] after one more token a sequence, `input_ids` [B, 1] (u32), that stands at `positions` [B] (i64,
+    /// Logits [B, 1, V] after one more token a sequence, `input_ids` [B, 1] (u32), that stands at `positions` `[B]` (i64,
     /// all the same). Where that is the device alone knows: nothing that this asks of it changes from one token to the
     /// next as long as the cache has the same capacity, so that a device which has graphs can capture it once and run it
     /// for every token.

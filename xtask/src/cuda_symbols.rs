@@ -28,10 +28,10 @@ pub fn write() -> Result<()> {
     std::fs::write(&path, list()?).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Fails unless the committed list is what [`write`] would write.
+/// Fails unless the committed list is what [`write()`] would write.
 ///
 /// # Errors
-/// The list is another one, or the errors of [`write`].
+/// The list is another one, or the errors of [`write()`].
 pub fn check() -> Result<()> {
     let path = path();
     let written = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

@@ -1,0 +1,18 @@
+//! Fine-tuning: Hugging Face files in, Hugging Face and PEFT files out, on one device or on many.
+//!
+//! One trainer, and one small file an objective. Data becomes [`Sample`]s, an [`Objective`] puts them into batches and says
+//! what is lost on each, and the trainer does the rest: accumulation, reduction over ranks, clipping, the optimizer's step,
+//! logs, checkpoints. Where randomness is wanted it is drawn from the seed and the number of the step, so that a run which
+//! goes on from a checkpoint is the run that was never interrupted.
+
+mod batch;
+mod gradients;
+mod objective;
+mod policy;
+mod ranks;
+
+pub use batch::{Batch, IGNORED, Sample};
+pub use gradients::Gradients;
+pub use objective::{Loss, Objective};
+pub use policy::Policy;
+pub use ranks::Ranks;

@@ -59,6 +59,20 @@ impl Batch {
         };
         Ok(Tensor::from_iter(self.samples.iter().flat_map(next), device)?)
     }
+
+    /// The positions that predict a label, `[M]` of U32, and those labels, `[M]` of I64.
+    pub fn predicted(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let (mut rows, mut labels, mut start) = (Vec::new(), Vec::new(), 0);
+        for sample in &self.samples {
+            for (i, &label) in sample.labels.iter().enumerate().skip(1).filter(|(_, label)| **label != IGNORED) {
+                rows.push((start + i - 1) as u32);
+                labels.push(label);
+            }
+            start += sample.tokens.len();
+        }
+        let count = rows.len();
+        Ok((Tensor::from_vec(rows, count, device)?, Tensor::from_vec(labels, count, device)?))
+    }
 }
 
 #[cfg(test)]
@@ -76,5 +90,8 @@ mod tests {
         let labels = batch.next_labels(&Device::Cpu).unwrap().to_vec1::<i64>().unwrap();
         assert_eq!(labels, [6, 7, IGNORED, 9, IGNORED]);
         assert_eq!((batch.targets(), batch.tokens(), batch.lengths()), (3, 5, vec![3, 2]));
+        let (rows, labels) = batch.predicted(&Device::Cpu).unwrap();
+        assert_eq!(rows.to_vec1::<u32>().unwrap(), [0, 1, 3]);
+        assert_eq!(labels.to_vec1::<i64>().unwrap(), [6, 7, 9]);
     }
 }

@@ -6,13 +6,20 @@
 //! goes on from a checkpoint is the run that was never interrupted.
 
 mod batch;
+pub mod files;
 mod gradients;
 mod objective;
+pub mod optimizer;
 mod policy;
 mod ranks;
+mod save;
+mod trainer;
 
 pub use batch::{Batch, IGNORED, Sample};
 pub use gradients::Gradients;
-pub use objective::{Loss, Objective};
+pub use objective::{Batches, Loss, Objective, Sft};
 pub use policy::Policy;
 pub use ranks::Ranks;
+pub use trainer::{
+    Decay, LogEntry, Outcome, Plain, Progress, Resume, RunState, Schedule, State, StepReport, TrainOptions, train,
+};

@@ -46,6 +46,22 @@ impl Ranks {
         Ok(sums.into_iter().map(f64::from).collect())
     }
 
+    /// The sum over all ranks of `tensor`, which stays on the device.
+    pub fn reduce(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(match &self.0 {
+            Some(communicator) => communicator.all_reduce(tensor, Reduction::Sum)?,
+            None => tensor.clone(),
+        })
+    }
+
+    /// An error if a collective has failed, which does not show in the values that it left.
+    pub fn check(&self) -> Result<()> {
+        if let Some(communicator) = &self.0 {
+            communicator.check()?;
+        }
+        Ok(())
+    }
+
     /// Gives every rank the first one's value of `var`.
     pub fn share(&self, var: &Var) -> Result<()> {
         if let Some(communicator) = &self.0 {

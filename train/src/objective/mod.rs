@@ -1,6 +1,10 @@
 //! What is trained for.
 
-use crate::{Policy, Ranks};
+mod sft;
+
+pub use sft::Sft;
+
+use crate::{Batch, Policy, Ranks};
 use anyhow::Result;
 use candle_ascend::Tensor;
 
@@ -47,6 +51,22 @@ pub trait Objective {
     }
 
     /// The epoch, with a fraction, that `step` steps have come to; `None` where there are no epochs.
+    fn epoch(&self, _step: usize) -> Option<f64> {
+        None
+    }
+}
+
+/// Where objectives over given samples get their batches from.
+pub trait Batches {
+    /// As [`Objective::batches`].
+    fn of_step(&mut self, step: usize, ranks: &Ranks) -> Result<Vec<Batch>>;
+
+    /// As [`Objective::held_out`].
+    fn held_out(&mut self, _ranks: &Ranks) -> Result<Vec<Batch>> {
+        Ok(Vec::new())
+    }
+
+    /// As [`Objective::epoch`].
     fn epoch(&self, _step: usize) -> Option<f64> {
         None
     }

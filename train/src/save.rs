@@ -1,0 +1,96 @@
+//! A policy's weights to files and back.
+
+use crate::{Policy, files};
+use anyhow::{Context, Result, bail};
+use candle_ascend::safetensors::MmapedSafetensors;
+use candle_ascend::{DType, Tensor};
+use files::Entry;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Files of a checkpoint, beside its weights and `config.json`, that go with whatever is trained from it.
+const COMPANIONS: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+];
+
+impl Policy {
+    /// Writes what was trained into `folder`: a checkpoint in Hugging Face layout.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let path = folder.join("config.json");
+        std::fs::write(&path, self.config()?).with_context(|| format!("writing {}", path.display()))?;
+        for name in COMPANIONS {
+            let source = self.base.join(name);
+            if source.exists() {
+                std::fs::copy(&source, folder.join(name)).with_context(|| format!("copying {}", source.display()))?;
+            }
+        }
+        let parts = self.parts()?;
+        let entries: Vec<Entry> = parts.iter().map(|(name, tensor)| Entry::of(name, tensor)).collect();
+        files::weights(folder, &entries, files::SHARD_BYTES, |i| Ok(parts[i].1.clone()))
+    }
+
+    /// Gives the parameters the values that [`Policy::save`] wrote into `folder`.
+    pub fn restore(&self, folder: &Path) -> Result<()> {
+        let is_weights = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".safetensors") && name.contains("model")
+        };
+        let paths: Vec<PathBuf> = files::entries(folder)?.into_iter().filter(is_weights).collect();
+        let file = MmapedSafetensors::multi(&paths)?;
+        for parameter in &self.parameters {
+            let var = &parameter.var;
+            let part = |(name, _): &(String, usize)| -> Result<Tensor> {
+                let tensor = file.load(name, &self.device).with_context(|| format!("in {}", folder.display()))?;
+                Ok(tensor.to_dtype(var.dtype())?)
+            };
+            let parts = parameter.parts.iter().map(part).collect::<Result<Vec<_>>>()?;
+            let value = if parts.len() == 1 { parts[0].copy()? } else { Tensor::cat(&parts, 0)? };
+            var.set(&value).with_context(|| format!("{} of {}", parameter.parts[0].0, folder.display()))?;
+        }
+        Ok(())
+    }
+
+    /// An error where [`Policy::save`] could not write a checkpoint, to be said before hours of training.
+    pub fn check_savable(&self) -> Result<()> {
+        self.config().map(drop)
+    }
+
+    /// What was trained, by its name in the checkpoint.
+    fn parts(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut parts = Vec::new();
+        for parameter in &self.parameters {
+            parts.extend(parameter.tensors()?);
+        }
+        Ok(parts)
+    }
+
+    /// The checkpoint's `config.json`, with the type that the weights have now.
+    fn config(&self) -> Result<String> {
+        if !self.base.is_dir() {
+            bail!(
+                "{} is no folder with a config.json, which the trained checkpoint takes over: train the checkpoint that it was \
+                 made from",
+                self.base.display()
+            )
+        }
+        let path = self.base.join("config.json");
+        let read = || -> Result<Value> { Ok(serde_json::from_str(&std::fs::read_to_string(&path)?)?) };
+        let mut config = read().with_context(|| format!("reading {}", path.display()))?;
+        let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+        config[key] = Value::from(match self.dtype {
+            DType::BF16 => "bfloat16",
+            DType::F16 => "float16",
+            _ => "float32",
+        });
+        Ok(serde_json::to_string_pretty(&config)? + "\n")
+    }
+}

@@ -184,10 +184,7 @@ impl Gradient<2> for LinearCrossEntropy {
 
     fn backward(&self, [hidden, head]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
         let factor = (grad * &self.scale)?;
-        let times = |sum: &Option<Tensor>, like: &Tensor| match sum {
-            Some(sum) => sum.to_dtype(factor.dtype())?.broadcast_mul(&factor)?.to_dtype(like.dtype()),
-            None => like.zeros_like(),
-        };
+        let times = |sum: &Option<Tensor>, like: &Tensor| super::linear_loss::scaled(sum.as_ref(), &factor, like);
         Ok([wanted(hidden, || times(&self.of_hidden, hidden))?, wanted(head, || times(&self.of_head, head))?])
     }
 }

@@ -212,6 +212,15 @@ fn fused() -> Vec<Case> {
         ours!("linear_cross_entropy as a sum", [&[5, 4], &[6, 4]], |x| {
             cross_entropy(x, ops::CrossEntropy { mean: false, ..Default::default() })
         }),
+        ours!("linear_loss", [&[5, 4], &[6, 4]], |x| {
+            // A sum over rows that is not the same in each, so that a chunk that takes another's rows is seen.
+            let weights = (Tensor::arange(1f32, 6., x[0].device())? * 0.5)?.to_dtype(x[0].dtype())?.unsqueeze(1)?;
+            ops::linear_loss(&x[0], &x[1], 2, &mut |logits, rows| {
+                let weights = weights.narrow(0, rows.start, rows.len())?;
+                let spread = logits.exp()?.sum_keepdim(1)?.log()?;
+                (spread.broadcast_sub(logits)?.sqr()?.broadcast_mul(&weights))?.sum_all()
+            })
+        }),
         ours!("attention", QKV, |x| ops::attention(&x[0], &x[1], &x[2], 0.3, AttentionMask::None)),
         ours!("causal attention", QKV, |x| {
             ops::attention(&x[0], &x[1], &x[2], 0.3, AttentionMask::Causal { offset: 0 })

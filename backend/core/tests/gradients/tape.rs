@@ -212,24 +212,30 @@ fn a_custom_operator_brings_its_gradient() -> Result<()> {
 
 #[test]
 fn logits_are_never_held_for_more_than_a_chunk() -> Result<()> {
-    use candle_ascend::ops::{CrossEntropy, linear_cross_entropy};
+    use candle_ascend::ops::{CrossEntropy, linear_cross_entropy, linear_loss};
     let Some(device) = devices().into_iter().find(Device::is_npu) else { panic!("no simulated NPU") };
     let Device::Npu(npu) = &device else { panic!("not an NPU") };
     let (width, vocabulary, chunk) = (8, 4096, 32);
-    let peak = |rows: usize| -> Result<usize> {
+    let peak = |rows: usize, any: bool| -> Result<usize> {
         let hidden = Var::ones((rows, width), DType::F32, &device)?;
         let head = Var::ones((vocabulary, width), DType::F32, &device)?;
         let targets = Tensor::zeros(rows, DType::I64, &device)?;
         let before = npu.memory_info()?.in_use;
         npu.context().reset_peak_memory();
         let how = CrossEntropy { chunk, ..CrossEntropy::default() };
-        let grads = linear_cross_entropy(&hidden, &head, &targets, how)?.into_grads()?;
+        let loss = match any {
+            false => linear_cross_entropy(&hidden, &head, &targets, how)?,
+            true => linear_loss(&hidden, &head, chunk, &mut |logits, _| logits.sqr()?.sum_all())?,
+        };
+        let grads = loss.into_grads()?;
         assert!(grads.get(&hidden).is_some() && grads.get(&head).is_some());
         Ok(npu.memory_info()?.peak - before)
     };
-    let (few, many) = (peak(64)?, peak(512)?);
-    // Eight times the rows take a few of their hidden states more, and none of their logits, which are 16 KiB a row.
-    let (more, logits) = (many.saturating_sub(few), (512 - 64) * vocabulary * 4);
-    assert!(more <= logits / 16, "{more} bytes more for 448 rows, whose logits are {logits}");
+    for any in [false, true] {
+        let (few, many) = (peak(64, any)?, peak(512, any)?);
+        // Eight times the rows take a few of their hidden states more, and none of their logits, which are 16 KiB a row.
+        let (more, logits) = (many.saturating_sub(few), (512 - 64) * vocabulary * 4);
+        assert!(more <= logits / 16, "{more} bytes more for 448 rows, whose logits are {logits}; any loss: {any}");
+    }
     Ok(())
 }

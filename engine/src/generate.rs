@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Prompt tokens a pass: the scores of a pass over a long prompt would otherwise grow with its square.
-const PREFILL_CHUNK: usize = 512;
+pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// How long to generate, and how tokens are drawn.
 #[derive(Clone, Debug)]
@@ -259,7 +259,7 @@ pub fn continue_greedily(
 }
 
 /// Tokens that end an answer: those of `generation_config.json`, else those of `config.json`; and the tokenizer's own.
-fn end_tokens(config: &Config, generation: &GenerationConfig, tokenizer: &Tokenizer) -> Vec<u32> {
+pub fn end_tokens(config: &Config, generation: &GenerationConfig, tokenizer: &Tokenizer) -> Vec<u32> {
     let mut ends = generation.eos_token_ids.clone();
     if ends.is_empty() {
         ends.extend(&config.eos_token_ids);

@@ -19,6 +19,7 @@
 
 mod generate;
 mod gguf_tokenizer;
+mod rollout;
 mod sampling;
 mod stats;
 mod steps;
@@ -29,7 +30,8 @@ mod think;
 mod tokenizer;
 mod tokenizer_config;
 
-pub use generate::{EncodedPrompt, GenerateOptions, Generation, Generator, StopReason, continue_greedily};
+pub use generate::{EncodedPrompt, GenerateOptions, Generation, Generator, StopReason, continue_greedily, end_tokens};
+pub use rollout::{Completion, RolloutOptions, sample_groups};
 pub use sampling::{Sampler, SamplingOptions, argmax};
 pub use stats::{LoadStats, PerToken, Stats};
 pub use template::{ChatTemplate, Message, Prompt};

@@ -69,10 +69,15 @@ impl Sampler {
         if self.options.temperature == 0.0 {
             return Ok(argmax(logits));
         }
-        let mut candidates = candidates(logits, self.options.temperature);
-        keep_top_k(&mut candidates, self.options.top_k);
-        keep_top_p(&mut candidates, self.options.top_p);
-        keep_min_p(&mut candidates, self.options.min_p);
+        let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        if top_k == 0 && top_p >= 1.0 && min_p == 0.0 {
+            // Sorting a vocabulary costs more than all else, and where all tokens stay their order is of no consequence.
+            return Ok(draw(&probabilities(logits, temperature), self.random.random()));
+        }
+        let mut candidates = candidates(logits, temperature);
+        keep_top_k(&mut candidates, top_k);
+        keep_top_p(&mut candidates, top_p);
+        keep_min_p(&mut candidates, min_p);
         Ok(draw(&candidates, self.random.random()))
     }
 }
@@ -117,13 +122,18 @@ pub fn penalize_repetition(logits: &mut [f32], history: &[u32], penalty: f32) {
 
 /// Every token with its probability at `temperature`, likeliest first; ties in the order of ids.
 pub fn candidates(logits: &[f32], temperature: f64) -> Vec<(u32, f64)> {
+    let mut candidates = probabilities(logits, temperature);
+    candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    candidates
+}
+
+/// Every token with its probability at `temperature`, in the order of ids.
+fn probabilities(logits: &[f32], temperature: f64) -> Vec<(u32, f64)> {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
     let weight = |logit: f32| if logit as f64 == most { 1.0 } else { ((logit as f64 - most) / temperature).exp() };
-    let mut candidates: Vec<(u32, f64)> =
-        logits.iter().enumerate().map(|(i, &logit)| (i as u32, weight(logit))).collect();
-    candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    normalize(&mut candidates);
-    candidates
+    let mut all: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, &logit)| (i as u32, weight(logit))).collect();
+    normalize(&mut all);
+    all
 }
 
 /// Keeps the `k` likeliest; 0 keeps all.

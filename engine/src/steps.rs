@@ -68,6 +68,15 @@ impl<'m> Steps<'m> {
         Ok(Outcome { logits, likeliest: None })
     }
 
+    /// Goes on with the sequences `rows`, in this order; a sequence may occur several times.
+    pub fn select(&mut self, rows: &[usize]) -> Result<()> {
+        // What was captured is of another number of sequences, at other addresses.
+        if !matches!(self.decoding, Decoding::Plain) {
+            self.decoding = Decoding::New;
+        }
+        self.cache.select(rows)
+    }
+
     /// One more token a sequence. A step that left `tokens` itself, as the `likeliest`, need not be told them.
     pub fn step(&mut self, tokens: &[u32], likeliest: bool) -> Result<Outcome> {
         let device = self.device;

@@ -56,6 +56,17 @@ impl Cache {
         self.layers.iter_mut().filter(|layer| layer.held.is_some()).try_for_each(|layer| layer.grow(length, tokens))
     }
 
+    /// Holds the sequences `rows` of the batch, in this order; a sequence may occur several times.
+    pub fn select(&mut self, rows: &[usize]) -> Result<()> {
+        for layer in &mut self.layers {
+            if let Some(held) = &layer.held {
+                let rows = Tensor::from_iter(rows.iter().map(|row| *row as u32), held.device())?;
+                layer.held = Some(held.index_select(&rows, 1)?);
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn layer(&mut self, layer: usize) -> LayerView<'_> {
         LayerView { length: self.length, layer: &mut self.layers[layer] }
     }

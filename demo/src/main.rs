@@ -3,10 +3,12 @@
 
 mod eval;
 mod model;
+mod sums;
 mod task;
 mod tokenizer;
 mod train;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -38,6 +40,8 @@ enum Command {
         #[arg(long)]
         no_think: bool,
     },
+    /// Print sums as JSON lines, to train or to measure on.
+    Sums(sums::Options),
     /// Print the model's whole response to each question.
     Ask {
         #[arg(required = true)]
@@ -62,6 +66,11 @@ fn main() -> Result<()> {
                 println!("wrong: {:?} wants {}, response {response:?}", case.question, case.answer);
             }
             println!("{} of {} right, {:.1} %", report.right, report.total, report.accuracy());
+            Ok(())
+        }
+        Command::Sums(options) => {
+            let mut out = std::io::stdout().lock();
+            sums::lines(&options)?.iter().try_for_each(|line| writeln!(out, "{line}"))?;
             Ok(())
         }
         Command::Ask { questions, model: folder, no_think } => {

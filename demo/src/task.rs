@@ -95,7 +95,7 @@ impl Op {
 }
 
 /// Which use a pair of operands is put to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Split {
     /// Training examples, 90 % of the pairs.
     Train,

@@ -40,6 +40,14 @@ impl Operator<2> for MatMul {
         match (lhs.storage, rhs.storage) {
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(CpuStorage::BF16(_))) if ours => dots(lhs, rhs),
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(_)) => widened(lhs, rhs),
+            (Storage::Cuda(_), Storage::Cuda(_)) => {
+                let (b, m, n, k) = bmnk(lhs.layout, rhs.layout);
+                let (l, r) = (compacted(lhs)?, compacted(rhs)?);
+                let (l_layout, r_layout) = (Layout::contiguous((b, m, k)), Layout::contiguous((b, k, n)));
+                let l = l.as_ref().map_or(lhs, |storage| Operand { storage, layout: &l_layout });
+                let r = r.as_ref().map_or(rhs, |storage| Operand { storage, layout: &r_layout });
+                l.matmul(r, (b, m, n, k))
+            }
             _ => lhs.matmul(rhs, bmnk(lhs.layout, rhs.layout)),
         }
     }
@@ -52,6 +60,31 @@ fn rows_lie_together(layout: &Layout) -> bool {
 /// As in the transpose of a weight.
 fn columns_lie_together(layout: &Layout) -> bool {
     layout.stride()[layout.dims().len() - 2] == 1
+}
+
+/// A row-major copy of a matrix that candle's product on GPUs does not read as it lies; none of one that it does.
+fn compacted(operand: Operand<'_>) -> Result<Option<Storage>> {
+    if evenly_spaced(operand.layout) {
+        return Ok(None);
+    }
+    // A conversion to the same type copies.
+    operand.storage.to_dtype(operand.layout, operand.storage.dtype()).map(Some)
+}
+
+/// Whether the matrices lie without gaps, row by row or column by column, and equally far from each other.
+fn evenly_spaced(layout: &Layout) -> bool {
+    let rank = layout.dims().len();
+    let (batch, matrix) = layout.dims().split_at(rank - 2);
+    let (apart, within) = layout.stride().split_at(rank - 2);
+    let ordered = |outer: usize, inner: usize| {
+        (within[inner] == 1 || matrix[inner] == 1) && (within[outer] == matrix[inner] || matrix[outer] == 1)
+    };
+    let even = match (batch, apart) {
+        ([], []) | ([_], [_]) => true,
+        ([first, second], [outer, inner]) => *first == 1 || *second == 1 || *outer == inner * second,
+        _ => false,
+    };
+    even && (ordered(0, 1) || ordered(1, 0))
 }
 
 /// A product of BF16 on the CPU, whose operands hold what is summed over without gaps.
@@ -95,4 +128,27 @@ fn widened(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
         .matmul(Operand { storage: &r, layout: &r_layout }, bmnk(&l_layout, &r_layout))?;
     let (b, m, n, _) = bmnk(&l_layout, &r_layout);
     product.to_dtype(&Layout::contiguous((b, m, n)), DType::BF16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gpu_multiplies_as_it_lies() {
+        let layout = |dims: &[usize], stride: &[usize]| Layout::new(Shape::from(dims), stride.to_vec(), 0);
+        for (dims, stride, even) in [
+            (&[96, 32][..], &[32, 1][..], true),
+            (&[96, 32], &[1, 96], true),
+            (&[96, 32], &[48, 1], false),
+            (&[2, 3, 6], &[18, 6, 1], true),
+            (&[2, 2, 3, 6], &[36, 18, 1, 3], true),
+            (&[2, 2, 6, 16], &[12, 6, 1, 0], false),
+            (&[2, 2, 3, 6], &[0, 18, 6, 1], false),
+            (&[1, 2, 3, 6], &[0, 18, 6, 1], true),
+            (&[2, 1, 1, 3, 6], &[18, 18, 18, 6, 1], false),
+        ] {
+            assert_eq!(evenly_spaced(&layout(dims, stride)), even, "{dims:?} {stride:?}");
+        }
+    }
 }

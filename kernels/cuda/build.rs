@@ -80,10 +80,11 @@ fn link(nvcc: &Path, symbols: &str, out: &Path) {
     if !ours {
         return println!("cargo:warning=entry points exist for x86-64 Linux only: this build needs CUDA at its start");
     }
-    // candle and cudarc ask for `-lcuda` and the others: empty archives, since what they would give is in this crate.
+    // candle and cudarc ask for `-lcuda` and the others: empty archives, since what they would give is in this crate, or, of
+    // the runtime that candle's kernels ask for as a shared library, in its static form below.
     let folder = out.join("placeholders");
     fs::create_dir_all(&folder).expect("OUT_DIR can be written");
-    for (library, _) in libraries(symbols) {
+    for library in libraries(symbols).into_iter().map(|(library, _)| library).chain(["cudart"]) {
         fs::write(folder.join(format!("lib{library}.a")), "!<arch>\n").expect("OUT_DIR can be written");
     }
     println!("cargo:rustc-link-search=native={}", folder.display());

@@ -15,6 +15,7 @@ use candle_ascend_nn::{AdamW, Optimizer, ParamsAdamW, loss};
 use npu_models::{Adapter, AdapterOf, CausalLm, Tuning, load_tuned};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
 
 /// Of a loss of about six, after as many as ten steps.
 const LOSS: f64 = 2e-4;
@@ -197,6 +198,25 @@ fn lora_on_the_simulated_npu() {
     check(lora(&common::simulated()));
 }
 
+/// The first GPU; where there is none, that is said.
+fn gpu() -> Option<Device> {
+    let opened = Device::new_cuda(0);
+    if let Err(error) = &opened {
+        let _ = writeln!(std::io::stderr(), "did not run on cuda: {error}");
+    }
+    opened.ok()
+}
+
+#[test]
+fn fine_tuning_and_distillation_on_a_gpu() {
+    gpu().iter().for_each(|device| check(full(device)));
+}
+
+#[test]
+fn lora_on_a_gpu() {
+    gpu().iter().for_each(|device| check(lora(device)));
+}
+
 /// In BF16 an NPU's attention and its gradient are one operator each. Eight bits of mantissa, three layers deep: a hundredth.
 #[test]
 fn the_first_step_in_bf16_is_near_golden() {
@@ -216,7 +236,7 @@ fn the_first_step_in_bf16_is_near_golden() {
         ensure!((norm / wanted_norm as f64 - 1.).abs() <= 1e-2, "gradient norm {norm}, golden {wanted_norm}");
         Ok(())
     };
-    for device in [Device::Cpu, common::simulated()] {
+    for device in [Device::Cpu, common::simulated()].into_iter().chain(gpu()) {
         check(run(&device));
     }
 }

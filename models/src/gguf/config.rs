@@ -63,7 +63,7 @@ pub fn read(file: &Gguf) -> Result<Config> {
         mlp_bias: has("blk.0.ffn_down.bias"),
         moe: None,
         mla: None,
-        dtype: None,
+        dtype: stored_dtype(file),
         bos_token_id: token(file, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids: ends(file)?,
     };
@@ -86,6 +86,17 @@ fn refuse_unknown(file: &Gguf, name: &str) -> Result<()> {
 
 fn token(file: &Gguf, key: &str) -> Result<Option<u32>> {
     Ok(file.size(key, u32::MAX as usize)?.map(|id| id as u32))
+}
+
+/// What the embedding is stored in, as `config.json` would call it; none where it is made of blocks.
+fn stored_dtype(file: &Gguf) -> Option<String> {
+    let name = match file.header.tensors.get("token_embd.weight")?.kind {
+        Kind::Float(DType::F32) => "float32",
+        Kind::Float(DType::F16) => "float16",
+        Kind::Float(DType::BF16) => "bfloat16",
+        _ => return None,
+    };
+    Some(name.into())
 }
 
 /// Tokens that end a text or a turn.

@@ -9,6 +9,7 @@ mod names;
 
 pub use header::Value;
 pub(crate) use header::{Entry, Kind, supported};
+pub use names::in_gguf;
 
 use crate::Config;
 use anyhow::{Context, Result, bail};

@@ -7,6 +7,7 @@
 use anyhow::{Context, Result, bail};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use npu_models::gguf::in_gguf;
 use npu_models::{Config, Inventory, normal_values};
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
@@ -103,37 +104,6 @@ fn type_number(dtype: GgmlDType) -> Result<u32> {
     })
 }
 
-/// Names outside of layers, then the parts of names within a layer: Hugging Face's and llama.cpp's.
-const NAMES: &[(&str, &str)] = &[
-    ("model.embed_tokens", "token_embd"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// llama.cpp's name of a tensor of a checkpoint.
-fn renamed(name: &str) -> Result<String> {
-    let (whole, kind) = name.rsplit_once('.').with_context(|| format!("tensor {name} has no kind"))?;
-    let (prefix, part) = match whole.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
-        Some((layer, part)) => (format!("blk.{layer}."), part),
-        None => (String::new(), whole),
-    };
-    match NAMES.iter().find(|(from, _)| *from == part) {
-        Some((_, to)) => Ok(format!("{prefix}{to}.{kind}")),
-        None => bail!("llama.cpp has no tensor for {name}"),
-    }
-}
-
 enum Value<'a> {
     U32(u32),
     F32(f32),
@@ -181,7 +151,7 @@ fn plan(config: &Config, format: Format) -> Result<Vec<Planned>> {
     let mut offset = 0;
     let mut planned = Vec::new();
     for (name, shape) in Inventory::of(config, &candle_ascend::Device::Cpu)?.tensors {
-        let name = renamed(&name)?;
+        let name = in_gguf(&name).with_context(|| format!("llama.cpp has no tensor for {name}"))?;
         let dtype = match shape[..] {
             [_, columns] => format.of_tensor(&name, columns, config),
             _ => GgmlDType::F32,

@@ -23,11 +23,13 @@ pub struct GenerateOptions {
     pub sampling: SamplingOptions,
     /// Go on after the tokens that end an answer.
     pub ignore_eos: bool,
+    /// Launch each operator of each token, also where the device has captured graphs.
+    pub enforce_eager: bool,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_tokens: 512, sampling: SamplingOptions::default(), ignore_eos: false }
+        Self { max_tokens: 512, sampling: SamplingOptions::default(), ignore_eos: false, enforce_eager: false }
     }
 }
 
@@ -163,6 +165,9 @@ impl Generator {
         let mut sampler = Sampler::new(options.sampling.clone())?;
         let greedy = options.sampling.is_greedy();
         let mut steps = Steps::new(self.model.as_ref(), &self.device);
+        if options.enforce_eager {
+            steps.enforce_eager();
+        }
         let mut meter = Meter::start(&self.device);
         let mut history = prompt.to_vec();
         let mut stream = self.tokenizer.stream();

@@ -62,26 +62,38 @@ pub struct PerToken {
     pub bytes_to_device: f64,
     #[serde(rename = "bytes_to_host_per_token")]
     pub bytes_to_host: f64,
-    /// Microseconds of this program's own, outside of CANN, for each launch or start of a graph.
+    /// Microseconds of this program's own, outside of CANN, for each launch or start of a graph: those of the median token.
+    /// The few tokens that make and capture a step would say more of themselves than of what decoding costs.
     pub host_micros_per_launch: f64,
 }
 
 impl PerToken {
-    fn between(before: &Counters, after: &Counters, tokens: usize) -> Self {
+    fn between(before: &Counters, after: &Counters, tokens: usize, host_micros_per_launch: f64) -> Self {
         let spent = after.since(before);
         let each = |count: u64| count as f64 / tokens as f64;
-        let (launches, replays) = (each(spent.launches), each(spent.replays));
         Self {
-            launches,
-            replays,
+            launches: each(spent.launches),
+            replays: each(spent.replays),
             replayed_launches: each(spent.replayed_launches),
             host_syncs: each(spent.host_syncs),
             calls: each(spent.timed_calls),
             bytes_to_device: each(spent.bytes_to_device),
             bytes_to_host: each(spent.bytes_to_host),
-            host_micros_per_launch: each(spent.timed_host_nanos) / 1000.0 / (launches + replays).max(1.0),
+            host_micros_per_launch,
         }
     }
+}
+
+/// This program's own microseconds for each launch or start of a graph between two readings of the counters.
+fn host_micros(before: &Counters, after: &Counters) -> f64 {
+    let spent = after.since(before);
+    spent.timed_host_nanos as f64 / 1000.0 / (spent.launches + spent.replays).max(1) as f64
+}
+
+/// The middle one of `values`; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// Counts while a generation runs.
@@ -91,22 +103,33 @@ pub(crate) struct Meter {
     /// When the first token came, and the counters then.
     first: Option<(Instant, Option<Counters>)>,
     last: Option<(Instant, Option<Counters>)>,
+    /// Of each token after the first.
+    host_micros: Vec<f64>,
     generated: usize,
 }
 
 impl Meter {
     pub fn start(device: &Device) -> Self {
-        Self { device: device.clone(), start: Instant::now(), first: None, last: None, generated: 0 }
+        Self {
+            device: device.clone(),
+            start: Instant::now(),
+            first: None,
+            last: None,
+            host_micros: Vec::new(),
+            generated: 0,
+        }
     }
 
     /// Notes that a token was drawn.
     pub fn token(&mut self, first: bool) {
-        let now = Some((Instant::now(), counts(&self.device)));
+        let now = (Instant::now(), counts(&self.device));
         self.generated += 1;
         if first {
-            self.first = now;
+            self.first = Some(now);
+        } else if let (Some((_, Some(before))), Some(after)) = (&self.last, &now.1) {
+            self.host_micros.push(host_micros(before, after));
         }
-        self.last = now;
+        self.last = Some(now);
     }
 
     pub fn finish(self, load: &LoadStats, prompt_tokens: usize, device: &Device) -> Result<Stats> {
@@ -117,7 +140,7 @@ impl Meter {
         };
         let counted = match (self.first, self.last) {
             (Some((_, Some(first))), Some((_, Some(last)))) if later > 0 => {
-                Some(PerToken::between(&first, &last, later))
+                Some(PerToken::between(&first, &last, later, median(self.host_micros)))
             }
             _ => None,
         };

@@ -14,6 +14,8 @@ pub(crate) struct Steps<'m> {
     device: &'m Device,
     cache: Cache,
     decoding: Decoding,
+    /// Whether steps may be captured.
+    graphs: bool,
 }
 
 /// How single tokens are decoded.
@@ -24,7 +26,7 @@ enum Decoding {
     New,
     /// The step has run as it will be captured, so that all it needs is made.
     Warm(Fixed),
-    /// By steps that are launched one operator after another: the device has no graphs.
+    /// By steps that are launched one operator after another: the device has no graphs, or is not to use them.
     Eager(Fixed),
     Captured {
         fixed: Fixed,
@@ -54,7 +56,12 @@ pub(crate) struct Outcome {
 impl<'m> Steps<'m> {
     pub fn new(model: &'m dyn CausalLm, device: &'m Device) -> Self {
         let decoding = if device.is_npu() { Decoding::New } else { Decoding::Plain };
-        Self { model, device, cache: model.new_cache(), decoding }
+        Self { model, device, cache: model.new_cache(), decoding, graphs: true }
+    }
+
+    /// From now on each operator is launched for each token.
+    pub fn enforce_eager(&mut self) {
+        self.graphs = false;
     }
 
     /// A pass over `rows`, one a sequence, of equal length.
@@ -117,7 +124,7 @@ impl<'m> Steps<'m> {
         let fixed = Fixed::new(tokens, self.cache.len(), self.device)?;
         let Some(outcome) = fixed.run(self.model, &mut self.cache)? else { return self.plain(tokens) };
         self.cache.advance(1);
-        self.decoding = Decoding::Warm(fixed);
+        self.decoding = if self.graphs { Decoding::Warm(fixed) } else { Decoding::Eager(fixed) };
         Ok(outcome)
     }
 

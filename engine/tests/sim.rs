@@ -51,7 +51,8 @@ fn load(dir: &tempfile::TempDir, dtype: DType, device: &Device) -> Generator {
 }
 
 fn answer(generator: &Generator, prompt: &[u32], count: usize, sampling: &SamplingOptions) -> Generation {
-    let options = GenerateOptions { max_tokens: count, ignore_eos: true, sampling: sampling.clone() };
+    let options =
+        GenerateOptions { max_tokens: count, ignore_eos: true, sampling: sampling.clone(), ..Default::default() };
     generator.generate(prompt, &options, &AtomicBool::new(false), &mut |_| Ok(())).expect("an answer")
 }
 
@@ -98,6 +99,24 @@ fn greedy_tokens_are_those_of_transformers_at_one_call_each() {
         assert_eq!(more, token(32), "{}: what 32 tokens more cost", dtype.as_str());
         assert!(long.stats.peak_memory_bytes.is_some_and(|bytes| bytes > 200_000), "{:?}", long.stats);
     }
+}
+
+#[test]
+fn enforced_eager_launches_every_operator_and_gives_the_same_tokens() {
+    let npu = npu(4);
+    let generator = load(&checkpoint("qwen2-tiny", 2), DType::BF16, &Device::Npu(npu.clone()));
+    let prompt = golden("qwen2-tiny", "input_ids");
+    let options = GenerateOptions { max_tokens: 8, ignore_eos: true, ..Default::default() };
+    let run = |enforce_eager| {
+        let options = GenerateOptions { enforce_eager, ..options.clone() };
+        generator.generate(&prompt, &options, &AtomicBool::new(false), &mut |_| Ok(())).expect("an answer")
+    };
+    let (graphs, _) = counted(&npu, || run(false));
+    let (eager, counters) = counted(&npu, || run(true));
+    assert_eq!(eager.tokens, graphs.tokens);
+    assert_eq!((counters.replays, counters.captured_launches), (0, 0));
+    let (with, without) = (graphs.stats.per_token.expect("counted"), eager.stats.per_token.expect("counted"));
+    assert!(with.replays > 0.0 && without.launches > with.launches, "{with:?} {without:?}");
 }
 
 #[test]

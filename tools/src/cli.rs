@@ -118,6 +118,10 @@ pub struct InferArgs {
     #[arg(long, conflicts_with = "raw", help_heading = "Prompt")]
     pub no_think: bool,
 
+    /// Launch each operator of each token instead of running captured graphs
+    #[arg(long, help_heading = "Generation")]
+    pub enforce_eager: bool,
+
     /// Say where the simulated device's modelled time goes, by operator
     #[arg(long, help_heading = "Output")]
     pub stats: bool,
@@ -188,6 +192,10 @@ pub struct BenchArgs {
     /// Rounds before that, which do not count
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub warmup: usize,
+
+    /// Launch each operator of each token instead of running captured graphs
+    #[arg(long)]
+    pub enforce_eager: bool,
 
     /// Threads of the CPU, for every program that is measured [default: all]
     #[arg(short = 't', long, value_name = "N")]

@@ -34,9 +34,12 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     let folder = Folder::of(&args.model)?;
     let Opened { device, line, simulated } = device::open(&args.device)?;
     modelled::only_simulated(simulated, &[("--stats", args.stats), ("--timeline", args.timeline.is_some())])?;
-    let dtype = model::dtype(&args.model, &folder)?;
+    let dtype = model::dtype(&args.model, &folder, &device)?;
     if !args.json {
         eprintln!("{}", report::dimmed(&format!("{} on {line}, {}", folder.name(), dtype.as_str())));
+        if let Some(line) = model::widened(&folder, &device, dtype)? {
+            eprintln!("{}", report::dimmed(&line));
+        }
     }
     let bar = progress::bytes("loading", args.json);
     let generator = Generator::load(folder.path(), dtype, &device, &|done, total| {
@@ -46,8 +49,12 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     bar.finish_and_clear();
 
     let encoded = encode(args, &generator, &prompt)?;
-    let options =
-        GenerateOptions { max_tokens: args.max_tokens, sampling: sampling(args, &generator), ignore_eos: false };
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampling: sampling(args, &generator),
+        ignore_eos: false,
+        enforce_eager: args.enforce_eager,
+    };
     let abort = on_interrupt()?;
     let mut screen = Screen::new(encoded.thinking, args.json);
     let recording = (args.stats || args.timeline.is_some()).then(Recording::start);

@@ -28,7 +28,7 @@ pub fn run(args: &LogitsArgs) -> Result<ExitCode> {
     let rows = read_rows(&args.input)?;
     let folder = Folder::of(&args.model)?;
     let Opened { device, line, .. } = device::open(&args.device)?;
-    let dtype = model::dtype(&args.model, &folder)?;
+    let dtype = model::dtype(&args.model, &folder, &device)?;
     let bar = progress::bytes("loading", args.json);
     let loaded = npu_models::load(folder.path(), dtype, &device, &|done, total| {
         bar.set_length(total);

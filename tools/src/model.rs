@@ -3,8 +3,9 @@
 use crate::cli::ModelArgs;
 use crate::demo;
 use anyhow::{Result, bail};
-use candle_ascend::DType;
+use candle_ascend::{DType, Device};
 use npu_models::Config;
+use npu_models::gguf::Gguf;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -43,14 +44,15 @@ impl Folder {
     }
 }
 
-/// The type that `--dtype` asks for; `auto` is the checkpoint's own.
-pub fn dtype(args: &ModelArgs, folder: &Folder) -> Result<DType> {
+/// The type that `--dtype` asks for on `device`; `auto` is the checkpoint's own.
+pub fn dtype(args: &ModelArgs, folder: &Folder, device: &Device) -> Result<DType> {
     let stored = if args.dtype == "auto" { Config::of(folder.path())?.dtype } else { None };
-    dtype_named(&args.dtype, stored.as_deref())
+    dtype_named(&args.dtype, stored.as_deref(), device, Gguf::is(folder.path()))
 }
 
-/// The type called `name`, for a checkpoint whose own is `stored`.
-pub fn dtype_named(name: &str, stored: Option<&str>) -> Result<DType> {
+/// The type called `name` on `device`, for a checkpoint whose own is `stored`. A file of blocks has none: the CPU multiplies
+/// blocks to F32, other devices compute in BF16.
+pub fn dtype_named(name: &str, stored: Option<&str>, device: &Device, of_blocks: bool) -> Result<DType> {
     Ok(match name {
         "f32" | "float32" => DType::F32,
         "f16" | "float16" => DType::F16,
@@ -58,8 +60,18 @@ pub fn dtype_named(name: &str, stored: Option<&str>) -> Result<DType> {
         "auto" => match stored {
             Some("float32") => DType::F32,
             Some("float16") => DType::F16,
+            None if of_blocks && device.is_cpu() => DType::F32,
             _ => DType::BF16,
         },
         other => bail!("--dtype {other}: unknown type; use auto, f32, f16 or bf16"),
     })
+}
+
+/// What the user should know about a checkpoint of quantised blocks on `device`, in one line; nothing where nothing changes.
+pub fn widened(folder: &Folder, device: &Device, dtype: DType) -> Result<Option<String>> {
+    if device.is_cpu() || !Gguf::is(folder.path()) || Config::of(folder.path())?.dtype.is_some() {
+        return Ok(None);
+    }
+    let bits = dtype.size_in_bytes() * 8;
+    Ok(Some(format!("quantised weights are widened to {} here: they take {bits} bits each", dtype.as_str())))
 }

@@ -20,8 +20,9 @@ fn a_gguf_file_answers() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = demo(&folder);
     let model = path.to_str().expect("a name");
-    for device in ["cpu", "sim"] {
+    for (device, says) in [("cpu", "cpu, f32"), ("sim", "widened to bf16")] {
         let ran = npu_run(&["infer", "What is 123 + 456?", "--model", model, "--device", device], b"").ok();
+        assert!(ran.stderr.contains(says), "{device}: {}", ran.stderr);
         assert_eq!(ran.stdout.lines().last(), Some("579"), "{device}: {}", ran.stdout);
     }
 }

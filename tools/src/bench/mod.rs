@@ -36,7 +36,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let wanted = plan::peers(&args.against)?;
     let opened = device::open(&args.device)?;
     modelled::only_simulated(opened.simulated, &[("--timeline", args.timeline.is_some())])?;
-    let plan = Plan::new(args)?;
+    let plan = Plan::new(args, &opened.device)?;
     let (ours, load) = Ours::load(&plan, &opened)?;
 
     let mut missing = Vec::new();

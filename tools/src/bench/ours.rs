@@ -17,6 +17,7 @@ pub struct Ours {
     generator: Generator,
     prompt: Vec<u32>,
     decode: usize,
+    enforce_eager: bool,
     simulated: bool,
 }
 
@@ -42,7 +43,8 @@ impl Ours {
         let vocab = plan.config.vocab_size as u64;
         // A walk through the vocabulary that repeats nothing soon; which tokens they are makes no difference.
         let prompt = (0..plan.prompt_tokens as u64).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
-        Ok((Self { generator, prompt, decode: plan.decode_tokens, simulated: opened.simulated }, load))
+        let (decode, enforce_eager) = (plan.decode_tokens, plan.enforce_eager);
+        Ok((Self { generator, prompt, decode, enforce_eager, simulated: opened.simulated }, load))
     }
 
     fn weights(plan: &Plan, device: &Device) -> Result<npu_models::Loaded> {
@@ -64,7 +66,12 @@ impl Ours {
     }
 
     fn generate(&self, tokens: usize) -> Result<Generation> {
-        let options = GenerateOptions { max_tokens: tokens, sampling: SamplingOptions::default(), ignore_eos: true };
+        let options = GenerateOptions {
+            max_tokens: tokens,
+            sampling: SamplingOptions::default(),
+            ignore_eos: true,
+            enforce_eager: self.enforce_eager,
+        };
         self.generator.generate(&self.prompt, &options, &AtomicBool::new(false), &mut |_| Ok(()))
     }
 

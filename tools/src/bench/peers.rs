@@ -171,6 +171,7 @@ impl PyTorch {
         let asked = json!({
             "config": config(plan),
             "dtype": plan.dtype().unwrap_or(DType::F32).as_str(),
+            "device": if plan.on_gpu { "cuda" } else { "cpu" },
             "threads": plan.threads,
             "prompt": plan.prompt_tokens,
             "decode": plan.decode_tokens,

@@ -4,7 +4,8 @@ use super::gguf::{self, Format};
 use crate::cli::BenchArgs;
 use crate::model;
 use anyhow::{Context, Result, bail, ensure};
-use candle_ascend::DType;
+use candle_ascend::{DType, Device};
+use npu_models::gguf::Gguf;
 use npu_models::{Config, Shape};
 use std::path::PathBuf;
 
@@ -25,11 +26,15 @@ pub struct Plan {
     pub decode_tokens: usize,
     pub repeat: usize,
     pub warmup: usize,
+    /// Whether captured graphs are left alone.
+    pub enforce_eager: bool,
+    /// Whether PyTorch is to run on the GPU, as we do.
+    pub on_gpu: bool,
     pub threads: usize,
 }
 
 impl Plan {
-    pub fn new(args: &BenchArgs) -> Result<Self> {
+    pub fn new(args: &BenchArgs, device: &Device) -> Result<Self> {
         let (name, model, config) = match &args.model {
             Some(dir) => {
                 let config = Config::of(dir).context("--model")?;
@@ -42,7 +47,10 @@ impl Plan {
         };
         let format = match Format::parse(&args.dtype) {
             Some(format) => format,
-            None => format_of(model::dtype_named(&args.dtype, config.dtype.as_deref())?),
+            None => {
+                let of_blocks = args.model.as_deref().is_some_and(Gguf::is);
+                format_of(model::dtype_named(&args.dtype, config.dtype.as_deref(), device, of_blocks)?)
+            }
         };
         for (flag, value) in [
             ("--prompt-tokens", args.prompt_tokens),
@@ -67,6 +75,8 @@ impl Plan {
             decode_tokens: args.decode_tokens,
             repeat: args.repeat,
             warmup: args.warmup,
+            enforce_eager: args.enforce_eager,
+            on_gpu: device.is_cuda(),
             threads: super::threads(),
         })
     }

@@ -1,6 +1,6 @@
 """Runs a decoder of a given shape with random weights in PyTorch, for `npu-run bench --against pytorch`.
 
-The first argument is JSON: `config` as in config.json, `dtype`, `threads`, `prompt`, `decode`. Prints one JSON line when the
+The first argument is JSON: `config` as in config.json, `dtype`, `device`, `threads`, `prompt`, `decode`. Prints one JSON line when the
 model is ready, then one for each line on the standard input: the seconds of a prefill and of the greedy decoding after it.
 transformers' model is used where transformers is installed, and otherwise one written here with the same operations.
 """
@@ -104,6 +104,7 @@ def run(model, vocab, prompt, decode):
     begin = time.perf_counter()
     logits, cache = model.step(ids, None)
     token = logits.argmax().view(1)
+    token.item()  # A GPU computes behind the host's back: reading the token waits for it.
     middle = time.perf_counter()
     for _ in range(decode):
         logits, cache = model.step(token, cache)
@@ -116,8 +117,9 @@ def main():
     asked = json.loads(sys.argv[1])
     torch.manual_seed(0)
     torch.set_num_threads(asked["threads"])
+    torch.set_default_device(asked["device"])
     dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[asked["dtype"]]
-    config, via = asked["config"], f"torch {torch.__version__}"
+    config, via = asked["config"], f"torch {torch.__version__} ({asked['device']})"
     try:
         import transformers
 

@@ -33,6 +33,13 @@ impl<'a, T> Rows<'a, T> {
         Self::strided(&self.data[start..], count, self.width, self.stride)
     }
 
+    /// `count` rows, every `step`th from `first` on.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub(crate) fn every(&self, first: usize, step: usize, count: usize) -> Self {
+        assert!(count > 0 && first + (count - 1) * step < self.count);
+        Self::strided(&self.data[first * self.stride..], count, self.width, step * self.stride)
+    }
+
     /// `width` columns from `first` on.
     pub(crate) fn columns(&self, first: usize, width: usize) -> Self {
         let start = if self.count == 0 || width == 0 { 0 } else { first };

@@ -107,6 +107,10 @@ unsafe fn padded<T: Float>(from: *const T, count: usize) -> [T; LONGEST] {
 pub(super) unsafe fn dots<S: Step, const R: usize, const C: usize>(x: Rows<S::X>, w: Rows<S::W>, sink: &mut Sink) {
     const { assert!(C <= COLUMNS && S::LENGTH <= LONGEST) };
     assert_eq!(x.width, w.width, "inner sizes differ");
+    if x.count == 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { streams::<S, C>(x, w, sink) };
+    }
     let mut sums = vec![0f32; x.count * C];
     let mut col = 0;
     while col < w.count {
@@ -121,6 +125,38 @@ pub(super) unsafe fn dots<S: Step, const R: usize, const C: usize>(x: Rows<S::X>
         }
         sink(col, columns, &sums[..x.count * columns]);
         col += columns;
+    }
+}
+
+/// Sums over products of the one row of `x` with every row of `w`. Nothing is used twice, so that what counts is how memory is
+/// read: `C` streams, each through its own share of the rows in their order, are what processors fetch ahead of the program.
+/// Neighbouring rows at once would be several streams within one page, which they do not tell apart.
+///
+/// # Safety
+/// The machine must have the instructions of `S`.
+#[inline(always)]
+unsafe fn streams<S: Step, const C: usize>(x: Rows<S::X>, w: Rows<S::W>, sink: &mut Sink) {
+    let share = w.count / C;
+    for first in (0..share).step_by(COLUMNS) {
+        let count = COLUMNS.min(share - first);
+        let mut sums = [[0f32; COLUMNS]; C];
+        for next in 0..count {
+            let mut of_each = [0f32; C];
+            // SAFETY: the caller's promise.
+            unsafe { tile::<S, 1, C>(x, w.every(first + next, share, C), &mut of_each) };
+            for c in 0..C {
+                sums[c][next] = of_each[c];
+            }
+        }
+        for c in 0..C {
+            sink(c * share + first, count, &sums[c][..count]);
+        }
+    }
+    for row in C * share..w.count {
+        let mut sum = [0f32];
+        // SAFETY: the caller's promise.
+        unsafe { tile::<S, 1, 1>(x, w.narrow(row, 1), &mut sum) };
+        sink(row, 1, &sum);
     }
 }
 

@@ -73,27 +73,36 @@ impl ChatTemplate {
     /// know `enable_thinking` (Qwen3's) are told so, and for others that know `</think>` (DeepSeek-R1's) the prompt goes on
     /// with an empty thought. Other templates render as they are.
     pub fn render(&self, messages: &[Message], think: bool) -> Result<Prompt> {
-        let template = self.environment.get_template("chat").map_err(|e| explain(&e))?;
-        let [bos, eos, pad, unk] = &self.tokens;
-        let mut settings = context! {
-            messages => messages, add_generation_prompt => true,
-            bos_token => bos.1, eos_token => eos.1, pad_token => pad.1, unk_token => unk.1,
-        };
+        let mut settings = context! { add_generation_prompt => true };
         if !think {
             settings = context! { enable_thinking => false, ..settings };
         }
-        let rendered = template.render(settings);
-        let mut text =
-            rendered.map_err(|e| explain(&e)).context("the chat template cannot render this conversation")?;
-        if text.len() > MAX_TEXT {
-            bail!("the chat template rendered {} bytes, which is no prompt", text.len());
-        }
+        let mut text = self.text(messages, settings)?;
         let opened = text.trim_end().ends_with("<think>");
         if !think && !self.source.contains("enable_thinking") && self.source.contains("</think>") {
             text.push_str(if opened { "\n</think>\n\n" } else { "<think>\n\n</think>\n\n" });
         }
         let thinking = text.trim_end().ends_with("<think>");
         Ok(Prompt { text, thinking })
+    }
+
+    /// A conversation that has its answer: as [`Self::render`] without the beginning of a further one.
+    pub fn conversation(&self, messages: &[Message]) -> Result<String> {
+        self.text(messages, context! { add_generation_prompt => false })
+    }
+
+    fn text(&self, messages: &[Message], settings: Value) -> Result<String> {
+        let template = self.environment.get_template("chat").map_err(|e| explain(&e))?;
+        let [bos, eos, pad, unk] = &self.tokens;
+        let settings = context! {
+            messages => messages, bos_token => bos.1, eos_token => eos.1, pad_token => pad.1, unk_token => unk.1, ..settings,
+        };
+        let rendered = template.render(settings);
+        let text = rendered.map_err(|e| explain(&e)).context("the chat template cannot render this conversation")?;
+        if text.len() > MAX_TEXT {
+            bail!("the chat template rendered {} bytes, which is no prompt", text.len());
+        }
+        Ok(text)
     }
 }
 

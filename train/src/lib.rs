@@ -6,6 +6,7 @@
 //! goes on from a checkpoint is the run that was never interrupted.
 
 mod batch;
+pub mod data;
 pub mod files;
 mod gradients;
 mod objective;

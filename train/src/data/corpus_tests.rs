@@ -142,7 +142,7 @@ fn nothing_is_left_is_an_error() {
 #[test]
 fn long_samples_are_cut_or_left_out_and_counted() {
     let long = pair("1?", &"9".repeat(300));
-    let asks_long = pair(&"1 + ".repeat(60), "2");
+    let asks_long = pair(&"1 + ".repeat(80), "2");
     let (_dir, paths) = files(&[("data.jsonl", [pair("1 + 1?", "2"), long, asks_long].join("\n"))]);
     // The demo model's context is less than TRL's length.
     let cut = open(&paths, DataOptions::default()).unwrap();

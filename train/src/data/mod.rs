@@ -6,7 +6,6 @@
 
 mod corpus;
 mod encode;
-mod feed;
 mod format;
 mod packing;
 mod parquet;
@@ -16,7 +15,6 @@ mod source;
 
 pub use corpus::{Corpus, Prompt};
 pub use encode::Encoder;
-pub use feed::Feed;
 pub use format::Format;
 pub use plan::{Length, Plan, PlanOptions};
 pub use report::DataReport;

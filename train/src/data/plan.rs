@@ -83,10 +83,6 @@ impl Plan {
         Ok(Self { options, ranks, lengths: lengths.to_vec(), packed, units, order })
     }
 
-    pub fn ranks(&self) -> usize {
-        self.ranks
-    }
-
     /// Samples, or bins of them, of an epoch.
     pub fn units(&self) -> usize {
         self.units

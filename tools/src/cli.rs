@@ -3,7 +3,9 @@
 // Brackets in the help text are the usual notation for what may be left out, not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use crate::train::TrainCommand;
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -31,6 +33,9 @@ pub enum Command {
     Logits(LogitsArgs),
     /// Measure prefill and decode of a shape with random weights, or of a checkpoint, alone or against other programs
     Bench(BenchArgs),
+    /// Fine-tune a checkpoint
+    #[command(subcommand)]
+    Train(TrainCommand),
     /// Check the machine: libraries, devices, copies, streams and every operator against plain arithmetic
     Smoke(SmokeArgs),
 }
@@ -51,7 +56,7 @@ pub struct DeviceArgs {
 }
 
 /// Which checkpoint, and how it is loaded.
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 pub struct ModelArgs {
     /// Checkpoint folder in Hugging Face layout, or a GGUF file [default: the demo model inside this program, which adds and
     /// subtracts]

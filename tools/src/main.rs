@@ -11,6 +11,7 @@ mod modelled;
 mod progress;
 mod report;
 mod smoke;
+mod train;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Smoke(args) => smoke::run(args),
+        Command::Train(command) => train::run(command),
     };
     match done {
         Ok(code) => code,

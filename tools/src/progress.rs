@@ -15,6 +15,13 @@ pub fn steps(what: &'static str, count: usize, quiet: bool) -> ProgressBar {
     bar
 }
 
+/// A bar over training steps, whose message is how the last one went.
+pub fn training(count: usize, quiet: bool) -> ProgressBar {
+    let bar = bar("", quiet, "[{bar:30}] {pos}/{len} {msg} · {eta} left");
+    bar.set_length(count as u64);
+    bar
+}
+
 fn bar(what: &'static str, quiet: bool, template: &str) -> ProgressBar {
     let hidden = quiet || !std::io::stderr().is_terminal();
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };

@@ -18,7 +18,7 @@ mod trainer;
 
 pub use batch::{Batch, IGNORED, Sample};
 pub use gradients::Gradients;
-pub use objective::{Batches, Loss, Objective, Sft};
+pub use objective::{Batches, Loss, Objective, Planned, Sft};
 pub use policy::Policy;
 pub use ranks::Ranks;
 pub use trainer::{

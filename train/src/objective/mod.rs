@@ -1,7 +1,9 @@
 //! What is trained for.
 
+mod planned;
 mod sft;
 
+pub use planned::Planned;
 pub use sft::Sft;
 
 use crate::{Batch, Policy, Ranks};

@@ -2,6 +2,8 @@
 
 mod dynamic;
 mod moments;
+#[cfg(test)]
+mod tests;
 
 use anyhow::{Context, Result, ensure};
 use candle_ascend::ops::{AdamWStep, adamw_step};

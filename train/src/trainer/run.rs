@@ -162,7 +162,7 @@ impl<'a, O: Objective> Run<'a, O> {
         let clip = if most > 0. { (most / (norm + 1e-6)).min(1.) } else { 1. };
         let factor = clip / scale;
         if factor != 1. {
-            grads = grads.iter().map(|grad| Ok((grad * factor)?)).collect::<Result<Vec<Tensor>>>()?;
+            grads = grads.into_iter().map(|grad| Ok((grad * factor)?)).collect::<Result<Vec<Tensor>>>()?;
         }
         self.optimizer.step(&grads, self.options.schedule.at(step))?;
         Ok(Some(norm))

@@ -1,0 +1,163 @@
+//! `npu-run train sft` as a user runs it, is interrupted in it, or has no room left.
+
+mod common;
+use common::{Ran, npu_run, run};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A folder with a few sums to learn.
+fn home() -> (TempDir, PathBuf) {
+    let home = tempfile::tempdir().expect("temporary folder");
+    let line = |i: usize| {
+        let (a, b) = (i * 7 % 10, i * 3 % 10);
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "{a} + {b}"}}, {{"role": "assistant", "content": "{}"}}]}}"#,
+            a + b
+        )
+    };
+    let path = home.path().join("sums.jsonl");
+    std::fs::write(&path, (0..20).map(line).collect::<Vec<_>>().join("\n")).expect("sums");
+    (home, path)
+}
+
+/// Arguments of a run of few small steps into the folder `output`.
+fn arguments<'a>(data: &'a Path, output: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let (data, output) = (data.to_str().unwrap(), output.to_str().unwrap());
+    let fixed = ["train", "sft", "--device", "cpu", "--data", data, "--output-dir", output];
+    let small = ["--per-device-train-batch-size", "2", "--logging-steps", "1", "--learning-rate", "1e-3"];
+    [&fixed[..], &small, more].concat()
+}
+
+fn sft(data: &Path, output: &Path, more: &[&str]) -> Ran {
+    npu_run(&arguments(data, output, more), b"")
+}
+
+/// Step and loss of each line of the logs that has both.
+fn losses(output: &Path) -> Vec<(u64, f64)> {
+    let text = std::fs::read_to_string(output.join("trainer_log.jsonl")).expect("trainer_log.jsonl");
+    let of = |line: &str| {
+        let entry: Value = serde_json::from_str(line).expect("a line of JSON");
+        Some((entry["step"].as_u64()?, entry["loss"].as_f64()?))
+    };
+    text.lines().filter_map(of).collect()
+}
+
+#[test]
+fn a_run_leaves_what_the_field_expects_and_infer_runs_it() {
+    let (home, data) = home();
+    let output = home.path().join("out");
+    let more = ["--max-steps", "6", "--save-steps", "4", "--eval-share", "0.2", "--eval-steps", "3", "--json"];
+    let ran =
+        sft(&data, &output, &[&more[..], &["--dtype", "f32", "--gradient-accumulation-steps", "2"]].concat()).ok();
+    let report: Value = serde_json::from_str(&ran.stdout).expect("one JSON value and nothing else");
+    assert!(ran.stderr.is_empty(), "{}", ran.stderr);
+    assert_eq!((report["steps"].as_u64(), report["trained_parameters"].as_u64()), (Some(6), Some(168_768)));
+    assert!(report["eval_loss"].as_f64().is_some(), "{report}");
+    for file in [
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer_state.json",
+        "loss.svg",
+        "checkpoint-4/optimizer.safetensors",
+        "checkpoint-6/model.safetensors",
+    ] {
+        assert!(output.join(file).exists(), "{file} is missing");
+    }
+    let config: Value = serde_json::from_slice(&std::fs::read(output.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["torch_dtype"], &config["hidden_size"]), (&"float32".into(), &64.into()));
+    let state: Value = serde_json::from_slice(&std::fs::read(output.join("trainer_state.json")).unwrap()).unwrap();
+    let history = state["log_history"].as_array().unwrap();
+    // 16 samples to train on, four a step.
+    assert_eq!((state["global_step"].as_u64(), state["epoch"].as_f64()), (Some(6), Some(1.5)));
+    for key in ["loss", "grad_norm", "learning_rate", "epoch", "step", "num_tokens", "tokens_per_second"] {
+        assert!(history[0].get(key).is_some(), "{key} is not in {}", history[0]);
+    }
+    assert_eq!(history.iter().filter(|entry| entry.get("eval_loss").is_some()).count(), 2);
+    assert_eq!(losses(&output).len(), 6);
+    let answer = npu_run(&["infer", "1 + 1", "--device", "cpu", "--model", output.to_str().unwrap()], b"").ok();
+    assert!(!answer.stdout.trim().is_empty());
+    let again = sft(&data, &output, &["--max-steps", "6"]);
+    again.refused(&["checkpoint-6", "--resume", "--overwrite-output-dir"]);
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_losses() {
+    let (home, data) = home();
+    let (whole, killed) = (home.path().join("whole"), home.path().join("killed"));
+    let more = ["--max-steps", "40", "--save-steps", "3", "--save-total-limit", "2"];
+    sft(&data, &whole, &more).ok();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_npu-run"));
+    command.args(arguments(&data, &killed, &more)).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("npu-run starts");
+    let until = Instant::now() + Duration::from_secs(60);
+    while !killed.join("checkpoint-6").exists() {
+        assert!(Instant::now() < until && child.try_wait().unwrap().is_none(), "no checkpoint was written in a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("SIGKILL");
+    child.wait().expect("it has ended");
+    assert!(!killed.join("model.safetensors").exists(), "it was killed before its end");
+
+    let resumed = sft(&data, &killed, &[&more[..], &["--resume"]].concat()).ok();
+    assert!(resumed.stderr.contains("going on after step"), "{}", resumed.stderr);
+    assert_eq!(losses(&killed), losses(&whole), "each step once, with the same loss to the last bit");
+    let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(weights(&whole) == weights(&killed));
+    let left: Vec<_> = std::fs::read_dir(&killed).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with('.')), "{left:?}");
+}
+
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before() {
+    let (home, data) = home();
+    let output = home.path().join("out");
+    let more = ["--dtype", "f32", "--save-steps", "2", "--max-steps"];
+    sft(&data, &output, &[&more[..], &["2"]].concat()).ok();
+    // A limit on the size of a file that is smaller than the weights; its signal is ignored, so that writing answers an error.
+    let resumed = [&more[..], &["4", "--resume"]].concat();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_npu-run")]);
+    let ran = run(shell.args(arguments(&data, &output, &resumed)), b"");
+    ran.refused(&["checkpoint-4 could not be written", "checkpoint-2 is whole", "File too large", "model.safetensors"]);
+    assert!(!output.join("checkpoint-4").exists());
+    let ran = sft(&data, &output, &resumed).ok();
+    assert!(ran.stderr.contains("going on after step 2"), "{}", ran.stderr);
+    assert!(output.join("checkpoint-4/model.safetensors").exists());
+}
+
+#[test]
+fn flags_that_differ_on_resume_are_said() {
+    let (home, data) = home();
+    let output = home.path().join("out");
+    sft(&data, &output, &["--max-steps", "2", "--save-steps", "1"]).ok();
+    std::fs::remove_dir_all(output.join("checkpoint-2")).unwrap();
+    let ran = sft(&data, &output, &["--max-steps", "2", "--resume", "--weight-decay", "0.1"]).ok();
+    assert!(ran.stderr.contains("--weight-decay was 0.0 when") && ran.stderr.contains("is 0.1 now"), "{}", ran.stderr);
+    let elsewhere = home.path().join("checkpoint-9");
+    let ran = sft(&data, &output, &["--max-steps", "2", "--resume", elsewhere.to_str().unwrap()]);
+    ran.refused(&["--resume", "checkpoint-9", "no checkpoint to go on from"]);
+}
+
+#[test]
+fn what_cannot_be_trained_is_said_before_it_is_tried() {
+    let (home, data) = home();
+    let output = home.path().join("out");
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--gradient-checkpointing", "false", "--offload-activations"], &["--gradient-checkpointing", "off"]),
+        (&["--lr-scheduler-type", "step"], &["step", "cosine"]),
+        (&["--optim", "sgd"], &["sgd", "adamw_8bit"]),
+        (&["--warmup-ratio", "1.5"], &["1.5"]),
+        (&["--eval-data", "nowhere.jsonl"], &["nowhere.jsonl"]),
+    ];
+    for (more, words) in cases {
+        sft(&data, &output, more).refused(words);
+    }
+    assert!(!output.exists(), "nothing was begun");
+}

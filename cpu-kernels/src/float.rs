@@ -1,5 +1,6 @@
 //! The element types that matrices are stored in.
 
+use crate::Form;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::any::TypeId;
@@ -48,6 +49,14 @@ impl Float for bf16 {
         // A NaN keeps its upper bits and becomes quiet; rounding could carry it into an infinity.
         let quiet = (bits >> 16) as u16 | 0x40;
         bf16::from_bits(if value.is_nan() { quiet } else { rounded })
+    }
+
+    fn widen_slice(from: &[Self], to: &mut [f32]) {
+        Form::fastest().widen_bf16(from, to);
+    }
+
+    fn round_slice(from: &[f32], to: &mut [Self]) {
+        Form::fastest().round_bf16(from, to);
     }
 }
 

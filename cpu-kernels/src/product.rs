@@ -70,6 +70,26 @@ impl<Y> Columns<Y> {
     }
 }
 
+/// Sums of neighbouring columns, [`GRAIN`] at most, that are rounded together: a vector unit does it for many at once.
+struct Strip {
+    /// `[rows, GRAIN]`
+    sums: Vec<f32>,
+    first: usize,
+    count: usize,
+}
+
+impl Strip {
+    fn push(&mut self, col: usize, count: usize, sums: &[f32]) {
+        if self.count == 0 {
+            self.first = col;
+        }
+        for (row, sums) in self.sums.chunks_exact_mut(GRAIN).zip(sums.chunks_exact(count)) {
+            row[self.count..self.count + count].copy_from_slice(sums);
+        }
+        self.count += count;
+    }
+}
+
 fn shared<X: Float, W: Float, Y: Float>(
     dots: Dots<X, W>,
     x: Rows<X>,
@@ -88,20 +108,28 @@ fn shared<X: Float, W: Float, Y: Float>(
         let (first_row, first) = (task / across * height, task % across * columns);
         let x = x.narrow(first_row, height.min(rows - first_row));
         let weight = weight.narrow(first, columns.min(outputs - first));
-        dots(x, weight, &mut |col, count, sums| {
-            let at = first + col;
-            let mut wide = [0f32; crate::forms::COLUMNS];
+        let mut strip = Strip { sums: vec![0f32; x.count * GRAIN], first: 0, count: 0 };
+        let write = |strip: &mut Strip| {
+            let (at, count) = (first + strip.first, std::mem::take(&mut strip.count));
+            let mut wide = [0f32; GRAIN];
             if let Some(bias) = bias {
-                Y::widen_slice(&bias[at..at + count], &mut wide);
+                Y::widen_slice(&bias[at..at + count], &mut wide[..count]);
             }
-            for (row, sums) in sums.chunks_exact(count).enumerate() {
-                let mut total = wide;
-                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+            for (row, sums) in strip.sums.chunks_exact_mut(GRAIN).enumerate() {
+                sums.iter_mut().zip(&wide).for_each(|(sum, bias)| *sum += bias);
                 // SAFETY: the result is borrowed for this call, and tasks differ in their rows or their columns.
-                let to = unsafe { to.part(first_row + row, at, count) };
-                Y::round_slice(&total[..count], to);
+                Y::round_slice(&sums[..count], unsafe { to.part(first_row + row, at, count) });
             }
+        };
+        dots(x, weight, &mut |col, count, sums| {
+            if strip.count > 0 && (strip.first + strip.count != col || strip.count + count > GRAIN) {
+                write(&mut strip);
+            }
+            strip.push(col, count, sums);
         });
+        if strip.count > 0 {
+            write(&mut strip);
+        }
     });
 }
 

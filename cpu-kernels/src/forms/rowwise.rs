@@ -1,6 +1,8 @@
 //! Functions of a row of `f32`, written so that a compiler makes vectors of them for the unit that they are inlined for.
 
 use super::Form;
+use crate::Float;
+use half::bf16;
 
 /// Independent sums, as many as the longest register has lanes.
 const LANES: usize = 16;
@@ -67,6 +69,16 @@ fn sum_of_squares_of(row: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
+#[inline(always)]
+fn widen_bf16_of(from: &[bf16], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = Float::widen(*from));
+}
+
+#[inline(always)]
+fn round_bf16_of(from: &[f32], to: &mut [bf16]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = Float::round(*from));
+}
+
 /// One method a function: the form's unit enabled around the same inlined code.
 macro_rules! on_units {
     ($($(#[$doc:meta])* $name:ident = $code:ident($($arg:ident: $ty:ty),*) $(-> $result:ty)?;)*) => { impl Form { $(
@@ -100,6 +112,10 @@ on_units! {
     exp_and_sum = exp_and_sum_of(row: &mut [f32], less: f32) -> f32;
     /// `silu(gate) * up`, element by element.
     swiglu = swiglu_of(gate: &[f32], up: &[f32], out: &mut [f32]);
+    /// `from` in `f32`, one to one.
+    widen_bf16 = widen_bf16_of(from: &[bf16], to: &mut [f32]);
+    /// `from` rounded to the nearest BF16, one to one.
+    round_bf16 = round_bf16_of(from: &[f32], to: &mut [bf16]);
     /// The sum of squares.
     sum_of_squares = sum_of_squares_of(row: &[f32]) -> f32;
 }

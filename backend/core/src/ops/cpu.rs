@@ -70,6 +70,34 @@ fn typed<T: Real>(x: &Tensor, width: usize, kernel: impl Fn(usize, &[f32], &mut 
     Tensor::from_vec(out, shape, x.device())
 }
 
+/// The sums of the elements of two tensors of one shape and type, each rounded once. None where the CPU has no override.
+pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<Option<Tensor>> {
+    on_cpu!(x, typed_add(x, y))
+}
+
+/// Elements that are widened at a time: what stays in the first-level cache.
+const PIECE: usize = 1 << 10;
+
+fn typed_add<T: Real>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    let mut out = vec![T::zero(); x.elem_count()];
+    if !out.is_empty() {
+        let (of_x, of_y) = (x.storage(), y.storage());
+        let (a, b) = (elements::<T>(&of_x, x.layout())?, elements::<T>(&of_y, y.layout())?);
+        share_chunks(&mut out, TASK, |task, out| {
+            let (mut left, mut right) = ([0f32; PIECE], [0f32; PIECE]);
+            for (piece, out) in out.chunks_mut(PIECE).enumerate() {
+                let (at, count) = (task * TASK + piece * PIECE, out.len());
+                T::widen_slice(&a[at..at + count], &mut left[..count]);
+                T::widen_slice(&b[at..at + count], &mut right[..count]);
+                left.iter_mut().zip(&right).for_each(|(left, right)| *left += right);
+                T::round_slice(&left[..count], out);
+            }
+        });
+    }
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
 /// The elements of `x` as F32 on the host.
 pub(super) fn values_f32(x: &Tensor) -> Result<Vec<f32>> {
     x.to_dtype(DType::F32)?.host_values()

@@ -96,6 +96,9 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) ->
         if let Some(pair) = super::cuda::add_rms_norm(x, residual, weight, eps)? {
             return Ok(pair);
         }
+        if let Some(sum) = cpu::add(x, residual)? {
+            return Ok((rms_norm(&sum, weight, eps)?, sum));
+        }
     }
     let sum = x.add(residual)?;
     Ok((rms_norm(&sum, weight, eps)?, sum))

@@ -7,6 +7,7 @@
 mod attention;
 mod float;
 mod forms;
+pub mod nf4;
 mod product;
 pub mod quantised;
 mod rows;

@@ -2,7 +2,7 @@
 
 mod operands;
 
-use candle_ascend::{D, DType, Device, Result, Tensor, ops};
+use candle_ascend::{D, DType, Device, Result, Tensor, Var, ops};
 use operands::{assert_close, devices, operand, ours, rng};
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -67,6 +67,44 @@ fn softmax_and_swiglu() {
     let error =
         Tensor::zeros((2, 3), DType::F32, &Device::Cpu).and_then(|x| ops::swiglu(&x)).expect_err("an odd width");
     assert!(error.to_string().contains("must be even"), "{error}");
+}
+
+#[test]
+fn dropout_keeps_a_share_scales_it_and_hands_gradients_through_the_same_mask() {
+    let run = |device: &Device, dtype: DType| -> Result<()> {
+        let case = format!("{dtype:?} on {}", device.kind());
+        // A view, of 2^16 elements that are all one.
+        let x = Var::from_tensor(&Tensor::ones((1024, 64), dtype, device)?)?;
+        let view = x.t()?;
+        let y = ops::dropout(&view, 0.25, 99)?;
+        let values: Vec<f32> = y.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let kept = values.iter().filter(|value| **value != 0.).count() as f64 / values.len() as f64;
+        // Six deviations of the share.
+        assert!((kept - 0.75).abs() < 0.0102, "{case}: {kept} of the elements are kept");
+        let scaled = 4f64 / 3.;
+        assert!(values.iter().all(|v| *v == 0. || (f64::from(*v) - scaled).abs() < tolerance(dtype)), "{case}");
+        let grads = y.sum_all()?.backward()?;
+        let of_x = grads.get(&x).expect("a gradient");
+        assert_close(&case, of_x, &y.t()?.contiguous()?.to_candle()?, 0.);
+        let again = ops::dropout(&view, 0.25, 99)?;
+        assert_close(&case, &again, &y.to_candle()?, 0.);
+        let other = ops::dropout(&view, 0.25, 100)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let both = values.iter().zip(&other).filter(|(a, b)| **a != 0. && **b != 0.).count() as f64;
+        // Masks of neighbouring keys know nothing of each other.
+        assert!((both / values.len() as f64 - 0.5625).abs() < 0.0117, "{case}: {both} elements are kept by both keys");
+        assert_close(&case, &ops::dropout(&x, 0., 1)?, &x.to_candle()?, 0.);
+        if !device.is_npu() {
+            assert_close(&case, &ops::decomposed(|| ops::dropout(&view, 0.25, 99))?, &y.to_candle()?, 0.);
+        }
+        Ok(())
+    };
+    for device in devices() {
+        for dtype in TYPES {
+            run(&device, dtype).unwrap_or_else(|error| panic!("{dtype:?} on {}: {error}", device.kind()));
+        }
+    }
+    let error = Tensor::zeros(3, DType::F32, &Device::Cpu).and_then(|x| ops::dropout(&x, 1., 0)).expect_err("all");
+    assert!(error.to_string().contains("below 1"), "{error}");
 }
 
 /// `rotary` with tables of the angles that the first operand holds.

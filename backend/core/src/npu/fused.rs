@@ -144,6 +144,23 @@ impl NpuStorage {
         Ok(out)
     }
 
+    /// Elements with probability `1 - p`, divided by that, and otherwise zeros; which, is a function of the key and the shape.
+    pub fn dropout(&self, layout: &Layout, p: f64, key: u64) -> Result<Self> {
+        require("dropout", self.element(), FLOATS)?;
+        let (out, count) = (self.like(layout)?, layout.shape().elem_count());
+        if !out.is_empty() {
+            // A bit an element, in units of sixteen bytes. The generator is a block cipher of seed and offset.
+            let mask = self.npu().uninit(DType::U8, count.div_ceil(128) * 16)?;
+            let shape = IntArray::new(self.context(), &[count as i64])?;
+            let (bits, seed) = (mask.flat()?.desc()?, key as i64);
+            launch::<op::DropoutGenMask, _>(self.context(), (&shape, p, seed, 0i64, &bits))?;
+            let x = Contiguous::new(self, layout)?;
+            let (x, y) = (x.view()?.desc()?, out.shaped(layout.dims())?.desc()?);
+            launch::<op::DropoutDoMask, _>(self.context(), (&x, &bits, p, &y))?;
+        }
+        Ok(out)
+    }
+
     /// Rotates queries (`self`) and keys by position: `x * cos + rotated halves * sin`. `cos` and `sin` are
     /// `[sequence, width]` or `[batch, sequence, width]`, where both halves of the width are equal; tables of one half are
     /// doubled, at the price of a launch each. `None` when the loaded CANN has no operator for this width.

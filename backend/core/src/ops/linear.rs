@@ -29,7 +29,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 }
 
 #[derive(Clone)]
-struct Linear;
+pub(super) struct Linear;
 
 impl Gradient<2> for Linear {
     fn name(&self) -> &'static str {

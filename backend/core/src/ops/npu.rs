@@ -47,6 +47,10 @@ pub(super) fn swiglu(x: &Tensor) -> Result<Option<Tensor>> {
     on_npu([x], |[(x, layout)]| Ok(tensor(x.swiglu(layout)?, &dims)))
 }
 
+pub(super) fn dropout(x: &Tensor, p: f64, key: u64) -> Result<Option<Tensor>> {
+    on_npu([x], |[(x_storage, layout)]| Ok(tensor(x_storage.dropout(layout, p, key)?, x.dims())))
+}
+
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Option<Tensor>> {
     on_npu([x, weight], |[(storage, layout), (weight, weight_layout)]| {
         Ok(tensor(storage.rms_norm(layout, weight, weight_layout, eps)?, x.dims()))

@@ -1,11 +1,12 @@
-//! Weight matrices as checkpoints hold them: numbers, or ggml's blocks of quantised ones.
+//! Weight matrices as checkpoints hold them: numbers, or ggml's blocks of quantised ones; and in four bits, to be fine-tuned over.
 //!
-//! The CPU computes with the blocks as they are (`npu_cpu_kernels::quantised`): generating a token reads every weight once, and
+//! The CPU computes with ggml's blocks as they are (`npu_cpu_kernels::quantised`): generating a token reads every weight once, and
 //! a weight of four bits is read in a quarter of the time of one of sixteen. No other device has products of these blocks
 //! here, so that they are widened at load.
 
 use super::cpu::values_f32;
 use super::fused::{expect_float, overrides};
+use super::nf4::{self, Nf4};
 use crate::autograd::tracked;
 use crate::{D, DType, Device, Error, Result, Shape, Tensor, bail};
 use npu_cpu_kernels::quantised::Matrix;
@@ -30,6 +31,7 @@ pub struct Blocks<'a> {
 pub enum Weight {
     Dense(Tensor),
     Quantised(Arc<Matrix>),
+    Nf4(Arc<Nf4>),
 }
 
 impl Weight {
@@ -49,6 +51,7 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.dims2(),
             Self::Quantised(matrix) => Ok((matrix.rows(), matrix.columns())),
+            Self::Nf4(matrix) => Ok(matrix.dims2()),
         }
     }
 
@@ -57,15 +60,17 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Self::Quantised(matrix) => matrix.bytes(),
+            Self::Nf4(matrix) => matrix.bytes(),
         }
     }
 
-    /// `x·Wᵀ + bias` for `x` `[…, K]` and `bias` `[N]`, in the type of `x`. Blocks are multiplied with the input rounded to eight
+    /// `x·Wᵀ + bias` for `x` `[…, K]` and `bias` `[N]`, in the type of `x`. ggml's blocks are multiplied with the input rounded to eight
     /// bits, 32 columns sharing a scale, and the sums are F32.
     pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => super::linear(x, weight, bias),
             Self::Quantised(matrix) => quantised_linear(x, matrix, bias),
+            Self::Nf4(matrix) => nf4::linear(x, matrix, bias),
         }
     }
 
@@ -74,6 +79,7 @@ impl Weight {
         let matrix = match self {
             Self::Dense(weight) => return super::embedding(weight, ids),
             Self::Quantised(matrix) => matrix,
+            Self::Nf4(matrix) => return super::embedding(&matrix.widen()?.to_dtype(dtype)?, ids),
         };
         let rows: Vec<usize> = ids.to_vec1::<u32>()?.into_iter().map(|id| id as usize).collect();
         if let Some(&row) = rows.iter().find(|row| **row >= matrix.rows()) {

@@ -1,8 +1,9 @@
 //! One case an operator, written once for candle's tensors and ours.
 
-use candle_ascend::ops::{self, AttentionMask};
+use candle_ascend::ops::{self, AttentionMask, Nf4Packer, Weight};
 use candle_ascend::{D, IndexOp as _, Result, Tensor};
 use candle_core::Tensor as Candle;
+use std::sync::Arc;
 
 /// The same function over candle's tensors.
 pub type CandleFunction = fn(&[Candle]) -> Result<Candle>;
@@ -192,6 +193,10 @@ fn fused() -> Vec<Case> {
         ours!("linear", [&[2, 3, 4], &[5, 4]], |x| ops::linear(&x[0], &x[1], None)),
         ours!("linear with bias", [&[2, 3, 4], &[5, 4], &[5]], |x| ops::linear(&x[0], &x[1], Some(&x[2]))),
         ours!("linear of a view", [&[4, 3], &[5, 4], &[5]], |x| ops::linear(&x[0].t()?, &x[1], Some(&x[2]))),
+        ours!("linear over nf4", [&[2, 3, 32]], |x| four_bits(&x[0])?.linear(&x[0], None)),
+        ours!("linear with bias over nf4", [&[3, 32], &[4]], |x| four_bits(&x[0])?.linear(&x[0], Some(&x[1]))),
+        // An NPU draws another mask; `fused.rs` holds its gradient against its own.
+        Case { npu: false, ..ours!("dropout", [&[3, 5]], |x| ops::dropout(&x[0], 0.4, 7)) },
         ours!("rotary", [&[2, 4, 3, 8], &[2, 2, 3, 8]], |x| {
             let (cos, sin) = tables(&x[0], 8)?;
             let (q, k) = ops::rotary(&x[0], &x[1], &cos, &sin)?;
@@ -234,4 +239,12 @@ fn fused() -> Vec<Case> {
             ops::attention(&heads(&x[0])?, &heads(&x[1])?, &heads(&x[2])?, 0.3, mask)?.sum(D::Minus1)
         }),
     ]
+}
+
+/// A matrix `[4, 32]` for products with `x`.
+fn four_bits(x: &Tensor) -> Result<Weight> {
+    let mut packer = Nf4Packer::new(32);
+    let values = Tensor::from_iter((0..128).map(|i| (i as f32 * 0.7).sin()), &packer.host())?;
+    packer.push(&values.reshape((4, 32))?)?;
+    Ok(Weight::Nf4(Arc::new(packer.finish(x.dtype(), x.device())?)))
 }

@@ -82,12 +82,17 @@ pub struct Generator {
 impl Generator {
     /// Loads the checkpoint at `dir`, a folder or a GGUF file, in `dtype` to `device`; `progress` hears the bytes of weights read so far and their total.
     pub fn load(dir: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+        Self::of(dir, device, || npu_models::load(dir, dtype, device, progress))
+    }
+
+    /// The checkpoint at `dir` whose model `load` brings to `device`.
+    pub fn of(dir: &Path, device: &Device, load: impl FnOnce() -> Result<Loaded>) -> Result<Self> {
         let start = Instant::now();
         // What is small and often wrong comes before the gigabytes.
         let tokenizer = Tokenizer::of(dir)?;
         let template = ChatTemplate::new(tokenizer.config()).with_context(|| format!("in {}", dir.display()))?;
         let generation = GenerationConfig::from_dir(dir)?;
-        let loaded = npu_models::load(dir, dtype, device, progress)?;
+        let loaded = load()?;
         device.synchronize()?;
         let ends = end_tokens(loaded.model.config(), &generation, &tokenizer);
         let load = LoadStats {

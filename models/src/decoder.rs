@@ -3,12 +3,12 @@
 //! Shapes: B sequences of T tokens, H hidden width, D head width. Sublayers hand the residual stream on unadded, so that the
 //! addition and the norm that follows it are one operator.
 
+use crate::adapter::Adapters;
 use crate::cache::{Cache, LayerView};
 use crate::loader::Loader;
 use crate::mla::Mla;
 use crate::moe::Moe;
 use crate::rotary::{Places, RotaryTables};
-use crate::tuning::Adapters;
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;

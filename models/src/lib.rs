@@ -5,6 +5,7 @@
 //!
 //! A new model is a file like `qwen2.rs`, a row in [`MODELS`] and a golden file.
 
+mod adapter;
 mod cache;
 mod config;
 pub mod decoder;
@@ -27,6 +28,7 @@ mod shapes;
 mod tuning;
 mod weights;
 
+pub use adapter::{Adapter, Dropout, Passes};
 pub use cache::Cache;
 pub use config::{Config, MoeConfig};
 pub use fields::Fields;
@@ -37,7 +39,7 @@ pub use moe::Router;
 pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
 pub use shapes::{SHAPES, Shape};
-pub use tuning::{Adapter, AdapterOf, Parameter, Tuning};
+pub use tuning::{AdapterOf, Held, Parameter, Tuning};
 pub use weights::Weights;
 
 use anyhow::{Context, Result, bail};
@@ -135,7 +137,7 @@ pub fn load(path: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u
     load_from(config, &weights, dtype, device, progress)
 }
 
-/// As [`load`], with variables and adapters as `tuning` says; quantised weights are widened for it.
+/// As [`load`], with variables and adapters as `tuning` says, and projections held as it says.
 pub fn load_tuned(
     path: &Path,
     dtype: DType,

@@ -1,11 +1,13 @@
 //! From a source of tensors to the tensors of a model: on the device, in the dtype asked for, merged where the model merges.
 
-use crate::tuning::{Adapter, Tuning};
+use crate::adapter::Adapter;
+use crate::tuning::{Held, Tuning};
 use anyhow::{Context, Result};
-use candle_ascend::ops::Weight;
+use candle_ascend::ops::{Nf4Packer, Weight};
 use candle_ascend::{DType, Device, Tensor};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Where a model's tensors come from: files, or values made up.
 pub trait Source {
@@ -118,17 +120,29 @@ impl<'a> Loader<'a> {
     }
 
     /// The matrices `names` one below the other, `rows[i]` rows of `columns` columns each: as blocks where the source holds
-    /// blocks and the device computes with them, else as a tensor. Blocks have no gradients, so that tuning wants tensors.
+    /// blocks and the device computes with them, else as a tensor; where tuning says so, otherwise.
     pub fn weight(&self, names: &[String], rows: &[usize], columns: usize) -> Result<Weight> {
-        let blocks = match self.tuning {
-            None => self.source.blocks(names, rows, columns, self.dtype, &self.device)?,
-            Some(_) => None,
+        let blocks = match self.tuning.map_or(Held::Stored, Tuning::held) {
+            Held::Stored => self.source.blocks(names, rows, columns, self.dtype, &self.device)?,
+            Held::Nf4 if names.iter().all(|name| in_layer(name)) => return self.nf4(names, rows, columns),
+            Held::Wide | Held::Nf4 => None,
         };
         if let Some((weight, bytes)) = blocks {
             names.iter().enumerate().for_each(|(i, name)| self.note(name, if i == 0 { bytes } else { 0 }));
             return Ok(weight);
         }
         self.stacked(names, rows, Some(columns)).map(Weight::Dense)
+    }
+
+    /// The matrices `names` one below the other in four bits, one after another through the host.
+    fn nf4(&self, names: &[String], rows: &[usize], columns: usize) -> Result<Weight> {
+        let mut packer = Nf4Packer::new(columns);
+        for (name, rows) in names.iter().zip(rows) {
+            let (part, bytes) = self.source.tensor(name, &[*rows, columns], DType::F32, &packer.host())?;
+            packer.push(&part).with_context(|| format!("quantising {name}"))?;
+            self.note(name, bytes);
+        }
+        Ok(Weight::Nf4(Arc::new(packer.finish(self.dtype, &self.device)?)))
     }
 
     /// As [`Loader::merged`]; one tensor is taken as it is.
@@ -154,4 +168,9 @@ impl<'a> Loader<'a> {
         names.retain(|name| !used.contains(name) && !elsewhere(name));
         names
     }
+}
+
+/// Whether the tensor `name` belongs to a layer, and not to the embedding or the projection to the vocabulary.
+fn in_layer(name: &str) -> bool {
+    name.starts_with("model.layers.")
 }

@@ -1,10 +1,11 @@
-//! Training: which weights are variables, low-rank adapters, and the pass whose gradients are wanted.
+//! Training: which weights are variables, adapted or in four bits, and the pass whose gradients are wanted.
 
+use crate::adapter::{Adapter, Passes};
 use crate::cache::Cache;
 use crate::decoder::{Decoder, Layer, Pass};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::{self, Checkpoint};
-use candle_ascend::{Tensor, Var, ops};
+use candle_ascend::{Tensor, Var};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -15,7 +16,20 @@ pub type AdapterOf<'a> = dyn Fn(&str, usize, usize) -> Result<Option<Adapter>> +
 pub struct Tuning<'a> {
     train: &'a dyn Fn(&str) -> bool,
     adapter: &'a AdapterOf<'a>,
+    held: Held,
     parameters: RefCell<Vec<Parameter>>,
+}
+
+/// How the projections of layers are held that are not trained themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Held {
+    /// As numbers of the model's type, whatever the checkpoint has.
+    #[default]
+    Wide,
+    /// As the checkpoint has them; blocks have no gradients.
+    Stored,
+    /// In four bits (see [`candle_ascend::ops::Nf4`]), quantised as they are read.
+    Nf4,
 }
 
 /// A trained tensor of the checkpoint, or several that the model holds as one, one below the other.
@@ -42,7 +56,16 @@ impl Parameter {
 impl<'a> Tuning<'a> {
     /// `train` says whether the tensor of a name becomes a variable.
     pub fn new(train: &'a dyn Fn(&str) -> bool, adapter: &'a AdapterOf<'a>) -> Self {
-        Self { train, adapter, parameters: RefCell::default() }
+        Self { train, adapter, held: Held::default(), parameters: RefCell::default() }
+    }
+
+    /// This, with projections held as `held`.
+    pub fn holding(self, held: Held) -> Self {
+        Self { held, ..self }
+    }
+
+    pub(crate) fn held(&self) -> Held {
+        self.held
     }
 
     /// `tensor` as a variable if `parts` are to be trained, all or none of them.
@@ -80,51 +103,11 @@ impl<'a> Tuning<'a> {
     }
 }
 
-/// A low-rank addition to a projection: `scale · B A x` (Hu et al., arXiv 2106.09685).
-#[derive(Clone, Debug)]
-pub struct Adapter {
-    /// `[rank, inputs]`
-    pub a: Tensor,
-    /// `[outputs, rank]`
-    pub b: Tensor,
-    pub scale: f64,
-}
-
-impl Adapter {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok((ops::linear(&ops::linear(x, &self.a, None)?, &self.b, None)? * self.scale)?)
-    }
-}
-
-/// The adapters of projections that are merged into one, with the outputs of each.
-pub(crate) struct Adapters(pub Vec<(usize, Option<Adapter>)>);
-
-impl Adapters {
-    pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|(_, adapter)| adapter.is_none())
-    }
-
-    /// `y` and what the adapters make of `x`.
-    pub fn add(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
-        if self.is_empty() {
-            return Ok(y);
-        }
-        let parts = self.0.iter().map(|(outputs, adapter)| match adapter {
-            Some(adapter) => adapter.forward(x),
-            None => {
-                let dims = [&x.dims()[..x.rank() - 1], &[*outputs]].concat();
-                Ok(Tensor::zeros(dims, x.dtype(), x.device())?)
-            }
-        });
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        Ok((y + Tensor::cat(&parts, x.rank() - 1)?)?)
-    }
-}
-
 impl Decoder {
     /// The layers over the embedded tokens `x` `[B, T, H]`, positions from 0, without a cache.
     pub(crate) fn train_layers(&self, x: Tensor, pass: Pass, keep: Option<Checkpoint>) -> Result<Tensor> {
         let pass = Arc::new(pass);
+        let passes = Passes::current();
         let mut stream = x;
         for layer in self.layers() {
             stream = match keep {
@@ -132,7 +115,8 @@ impl Decoder {
                 Some(how) => {
                     let (layer, pass) = (layer.clone(), pass.clone());
                     let block = move |x: &[Tensor]| {
-                        layer.forward_alone(&x[0], &pass).map_err(|e| candle_ascend::Error::Msg(format!("{e:#}")))
+                        let result = passes.run(|| layer.forward_alone(&x[0], &pass));
+                        result.map_err(|e| candle_ascend::Error::Msg(format!("{e:#}")))
                     };
                     autograd::checkpoint(how, &[&stream], block)?
                 }

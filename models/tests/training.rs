@@ -159,7 +159,7 @@ fn lora(device: &Device) -> Result<()> {
             adapters.borrow_mut().push((key, var));
             Ok(tensor)
         };
-        Ok(Some(Adapter { a: load("A")?, b: load("B")?, scale: 16. / 8. }))
+        Ok(Some(Adapter { a: load("A")?, b: load("B")?, scale: 16. / 8., dropout: None }))
     };
     let tuning = Tuning::new(&|_| false, &adapter);
     let model = load_tuned(&common::dir("qwen2-tiny"), DType::F32, device, &|_, _| {}, &tuning)?.model;
@@ -248,11 +248,12 @@ fn an_adapter_must_fit_its_projection_and_the_head_takes_none() {
         load_tuned(&common::dir("qwen2-tiny"), DType::F32, &Device::Cpu, &|_, _| {}, &tuning)
     };
     let zeros = |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu);
-    let narrow = load(&|_, outputs, _| Ok(Some(Adapter { a: zeros(2, 3)?, b: zeros(outputs, 2)?, scale: 1. })));
+    let narrow =
+        load(&|_, outputs, _| Ok(Some(Adapter { a: zeros(2, 3)?, b: zeros(outputs, 2)?, scale: 1., dropout: None })));
     let error = narrow.err().map(|e| format!("{e:#}")).unwrap_or_default();
     assert!(error.contains("q_proj") && error.contains("[2, 3]") && error.contains("inputs"), "{error}");
     let on_head = |name: &str, outputs: usize, inputs: usize| match name {
-        "lm_head" => Ok(Some(Adapter { a: zeros(2, inputs)?, b: zeros(outputs, 2)?, scale: 1. })),
+        "lm_head" => Ok(Some(Adapter { a: zeros(2, inputs)?, b: zeros(outputs, 2)?, scale: 1., dropout: None })),
         _ => Ok(None),
     };
     let model = load(&on_head).expect("it fits").model;

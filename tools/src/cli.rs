@@ -66,6 +66,10 @@ pub struct ModelArgs {
     /// Precision to compute in: auto (the checkpoint's own), f32, f16, bf16
     #[arg(long, default_value = "auto", value_name = "DTYPE")]
     pub dtype: String,
+
+    /// LoRA adapter of the checkpoint, a folder in PEFT's layout, computed beside it
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

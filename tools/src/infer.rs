@@ -42,9 +42,11 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
         }
     }
     let bar = progress::bytes("loading", args.json);
-    let generator = Generator::load(folder.path(), dtype, &device, &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
+    let generator = Generator::of(folder.path(), &device, || {
+        model::load(&args.model, &folder, dtype, &device, &|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })
     })?;
     bar.finish_and_clear();
 

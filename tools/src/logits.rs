@@ -30,7 +30,7 @@ pub fn run(args: &LogitsArgs) -> Result<ExitCode> {
     let Opened { device, line, .. } = device::open(&args.device)?;
     let dtype = model::dtype(&args.model, &folder, &device)?;
     let bar = progress::bytes("loading", args.json);
-    let loaded = npu_models::load(folder.path(), dtype, &device, &|done, total| {
+    let loaded = model::load(&args.model, &folder, dtype, &device, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;

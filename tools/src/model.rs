@@ -1,11 +1,12 @@
-//! `--model` and `--dtype`: where the checkpoint is and the type to compute in.
+//! `--model`, `--adapter` and `--dtype`: where the checkpoint is, what stands beside it, and the type to compute in.
 
 use crate::cli::ModelArgs;
 use crate::demo;
 use anyhow::{Result, bail};
 use candle_ascend::{DType, Device};
-use npu_models::Config;
 use npu_models::gguf::Gguf;
+use npu_models::{Config, Loaded};
+use npu_train::adapter::load_with_adapter;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -41,6 +42,20 @@ impl Folder {
             Folder::Given(path) => path.display().to_string(),
             Folder::Demo(_) => "demo (embedded)".into(),
         }
+    }
+}
+
+/// The checkpoint in `folder`, with the adapter that the arguments name beside it.
+pub fn load(
+    args: &ModelArgs,
+    folder: &Folder,
+    dtype: DType,
+    device: &Device,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Loaded> {
+    match &args.adapter {
+        Some(adapter) => load_with_adapter(folder.path(), adapter, dtype, device, progress),
+        None => npu_models::load(folder.path(), dtype, device, progress),
     }
 }
 

@@ -5,6 +5,7 @@
 //! logs, checkpoints. Where randomness is wanted it is drawn from the seed and the number of the step, so that a run which
 //! goes on from a checkpoint is the run that was never interrupted.
 
+pub mod adapter;
 mod batch;
 pub mod data;
 pub mod files;
@@ -12,6 +13,7 @@ mod gradients;
 mod objective;
 pub mod optimizer;
 mod policy;
+mod random;
 mod ranks;
 mod save;
 mod trainer;

@@ -1,6 +1,6 @@
 //! A policy's weights to files and back.
 
-use crate::{Policy, files};
+use crate::{Policy, adapter, files};
 use anyhow::{Context, Result, bail};
 use candle_ascend::safetensors::MmapedSafetensors;
 use candle_ascend::{DType, Tensor};
@@ -23,17 +23,13 @@ const COMPANIONS: &[&str] = &[
 ];
 
 impl Policy {
-    /// Writes what was trained into `folder`: a checkpoint in Hugging Face layout.
+    /// Writes what was trained into `folder`: a checkpoint in Hugging Face layout, or an adapter in PEFT's.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let path = folder.join("config.json");
-        std::fs::write(&path, self.config()?).with_context(|| format!("writing {}", path.display()))?;
-        for name in COMPANIONS {
-            let source = self.base.join(name);
-            if source.exists() {
-                std::fs::copy(&source, folder.join(name)).with_context(|| format!("copying {}", source.display()))?;
-            }
-        }
         let parts = self.parts()?;
+        if let Some(config) = &self.lora {
+            return adapter::save(config, &self.base, &parts, folder);
+        }
+        companions(&self.base, Some(self.dtype), folder)?;
         let entries: Vec<Entry> = parts.iter().map(|(name, tensor)| Entry::of(name, tensor)).collect();
         files::weights(folder, &entries, files::SHARD_BYTES, |i| Ok(parts[i].1.clone()))
     }
@@ -61,7 +57,10 @@ impl Policy {
 
     /// An error where [`Policy::save`] could not write a checkpoint, to be said before hours of training.
     pub fn check_savable(&self) -> Result<()> {
-        self.config().map(drop)
+        match &self.lora {
+            Some(config) => config.to_json(&self.base).map(drop),
+            None => config(&self.base, Some(self.dtype)).map(drop),
+        }
     }
 
     /// What was trained, by its name in the checkpoint.
@@ -72,25 +71,41 @@ impl Policy {
         }
         Ok(parts)
     }
+}
 
-    /// The checkpoint's `config.json`, with the type that the weights have now.
-    fn config(&self) -> Result<String> {
-        if !self.base.is_dir() {
-            bail!(
-                "{} is no folder with a config.json, which the trained checkpoint takes over: train the checkpoint that it was \
-                 made from",
-                self.base.display()
-            )
+/// Puts what goes with weights made from the checkpoint `base` into `folder`: its tokenizer's files as they are, and its
+/// `config.json` for weights of `dtype`.
+pub fn companions(base: &Path, dtype: Option<DType>, folder: &Path) -> Result<()> {
+    let path = folder.join("config.json");
+    std::fs::write(&path, config(base, dtype)?).with_context(|| format!("writing {}", path.display()))?;
+    for name in COMPANIONS {
+        let source = base.join(name);
+        if source.exists() {
+            std::fs::copy(&source, folder.join(name)).with_context(|| format!("copying {}", source.display()))?;
         }
-        let path = self.base.join("config.json");
-        let read = || -> Result<Value> { Ok(serde_json::from_str(&std::fs::read_to_string(&path)?)?) };
-        let mut config = read().with_context(|| format!("reading {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The `config.json` of the checkpoint `base`, with the type that the weights have now, if it is another.
+fn config(base: &Path, dtype: Option<DType>) -> Result<String> {
+    if !base.is_dir() {
+        bail!(
+            "{} is no folder with a config.json, which the trained checkpoint takes over: train the checkpoint that it was \
+             made from",
+            base.display()
+        )
+    }
+    let path = base.join("config.json");
+    let read = || -> Result<Value> { Ok(serde_json::from_str(&std::fs::read_to_string(&path)?)?) };
+    let mut config = read().with_context(|| format!("reading {}", path.display()))?;
+    if let Some(dtype) = dtype {
         let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-        config[key] = Value::from(match self.dtype {
+        config[key] = Value::from(match dtype {
             DType::BF16 => "bfloat16",
             DType::F16 => "float16",
             _ => "float32",
         });
-        Ok(serde_json::to_string_pretty(&config)? + "\n")
     }
+    Ok(serde_json::to_string_pretty(&config)? + "\n")
 }

@@ -125,6 +125,7 @@ impl<'a, O: Objective> Run<'a, O> {
 
     fn step(&mut self, step: usize) -> Result<()> {
         let began = Instant::now();
+        self.policy.begin_step(self.options.seed, step, self.ranks);
         let batches = self.objective.batches(step, self.policy, self.ranks)?;
         let work = Work::of(self.objective, batches, self.ranks)?;
         let scale = self.run.loss_scale.map_or(1., |scale| scale.factor());

@@ -4,7 +4,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use crate::train::TrainCommand;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -31,6 +31,8 @@ pub enum Command {
     Infer(InferArgs),
     /// Compute a checkpoint's logits for given tokens, to compare with other frameworks
     Logits(LogitsArgs),
+    /// Add a LoRA adapter to the weights of its checkpoint
+    Merge(MergeArgs),
     /// Measure prefill and decode of a shape with random weights, or of a checkpoint, alone or against other programs
     Bench(BenchArgs),
     /// Fine-tune a checkpoint
@@ -67,7 +69,7 @@ pub struct ModelArgs {
     #[arg(long, default_value = "auto", value_name = "DTYPE")]
     pub dtype: String,
 
-    /// LoRA adapter of the checkpoint, a folder in PEFT's layout, computed beside it
+    /// LoRA adapter of the checkpoint, a folder in PEFT's layout: computed beside it, and trained further by `train`
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
 }
@@ -170,6 +172,29 @@ pub struct LogitsArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// Checkpoint folder that the adapter was trained on
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// The adapter, a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+
+    /// Folder to write, which must not hold anything yet
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// Type of the merged weights: auto (as the checkpoint has them), f32, f16, bf16
+    #[arg(long, default_value = "auto", value_name = "DTYPE")]
+    pub dtype: String,
+
+    /// Print a JSON report instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Well-known model whose dimensions to use, with random weights (an unknown name lists the known ones)
     #[arg(long, default_value = "qwen2-0.5b", value_name = "NAME")]
@@ -182,6 +207,14 @@ pub struct BenchArgs {
     /// Weights: auto, f32, f16, bf16, q8_0, q4_k_m
     #[arg(long, default_value = "auto", value_name = "DTYPE")]
     pub dtype: String,
+
+    /// Measure training steps over -p tokens instead
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Training")]
+    pub train: Option<Trained>,
+
+    /// Compute layers again in backward instead of keeping what is inside of them
+    #[arg(long, requires = "train", help_heading = "Training")]
+    pub gradient_checkpointing: bool,
 
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -229,6 +262,18 @@ pub struct BenchArgs {
     /// Print one JSON report instead of tables
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+}
+
+/// What a measured step trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trained {
+    /// All weights
+    Full,
+    /// Adapters of rank 16 on all projections
+    Lora,
+    /// As lora, over projections in four bits
+    Qlora,
 }
 
 #[derive(Debug, Args)]

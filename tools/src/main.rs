@@ -6,6 +6,7 @@ mod demo;
 mod device;
 mod infer;
 mod logits;
+mod merge;
 mod model;
 mod modelled;
 mod progress;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Infer(args) => infer::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Smoke(args) => smoke::run(args),
         Command::Train(command) => train::run(command),

@@ -199,3 +199,23 @@ fn with_env(name: &str, value: &str, args: &[&str]) -> common::Ran {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
+
+#[test]
+fn an_adapter_of_another_model() {
+    let adapter = fixture("qwen2-tiny").join("train/adapter_final");
+    let adapter = adapter.to_str().unwrap();
+    // The demo model is smaller.
+    let ran = npu_run(&["infer", "1 + 1", "--device", "cpu", "--adapter", adapter], b"");
+    ran.refused(&["adapter_final", "q_proj", "[8, 64]", "inputs"]);
+    let base = fixture("qwen2-tiny");
+    let ran =
+        npu_run(&["infer", "1", "--device", "cpu", "--model", base.to_str().unwrap(), "--adapter", "nowhere"], b"");
+    ran.refused(&["nowhere"]);
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("merged");
+    let (other, output) = (fixture("llama-tiny"), output.to_str().unwrap());
+    let args = ["merge", "--model", other.to_str().unwrap(), "--adapter", adapter, "--output", output];
+    npu_run(&args, b"").refused(&["is no adapter of", "weight"]);
+    assert!(!Path::new(output).exists(), "a failed merge left a folder");
+    npu_run(&["bench", "--adapter", adapter], b"").refused(&["--adapter"]);
+}

@@ -199,3 +199,34 @@ fn modelled_time_is_shown_by_operator_and_as_a_trace_of_the_simulated_device_alo
         npu_run(&[&ask[..], &["--device", "cpu"], flags].concat(), b"").refused(&[flags[0], "--device sim"]);
     }
 }
+
+#[test]
+fn training_steps_are_measured_beside_a_peers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fake = program(
+        folder.path(),
+        "python",
+        r#"[ "$2" = "import transformers, peft" ] && exit 0
+echo '{"ready": "PEFT 9.9"}'
+while read line; do echo '{"seconds": 0.5, "loss": 6.5, "peak": 8589934592}'; done"#,
+    );
+    let lora = ["--train", "lora", "--device", "cpu", "--dtype", "f32", "--warmup", "1"];
+    let report = json(&[&lora[..], &["--gradient-checkpointing", "--against", "pytorch", "--python", &fake]].concat());
+    // Rank 16 beside q and o (256 by 256), k and v (256 by 128), gate, up and down (256 by 512), in two layers.
+    let parameters = 2 * 16 * (2 * 512 + 2 * 384 + 3 * 768);
+    assert_eq!(number(&report, "/parameters"), f64::from(parameters));
+    assert_eq!((&report["train"], &report["checkpointing"]), (&Value::from("lora"), &Value::from(true)));
+    assert_eq!(report["contenders"][1]["name"], "PEFT 9.9");
+    assert_eq!(number(&report, "/contenders/1/seconds/max"), 0.5);
+    assert_eq!(number(&report, "/contenders/1/peak_bytes"), f64::from(1u32 << 31) * 4.0);
+    assert!(number(&report, "/contenders/0/seconds/min") > 0.0);
+    // A process of a few mebibytes, with a model of four.
+    assert!((4e6..1e9).contains(&number(&report, "/contenders/0/peak_bytes")), "{report}");
+
+    let full = json(&["--train", "full", "--device", "sim", "--dtype", "bf16"]);
+    assert!(number(&full, "/parameters") > 1e6 && number(&full, "/contenders/0/device_peak_bytes") > 0.0, "{full}");
+    let text = bench(&["--train", "qlora", "--device", "cpu", "--dtype", "f32"]).ok().stdout;
+    assert!(text.contains("Qlora in f32") && text.contains("peak memory"), "{text}");
+    bench(&["--train", "lora", "--dtype", "q8_0"]).refused(&["q8_0"]);
+    bench(&["--gradient-checkpointing"]).refused(&["--train"]);
+}

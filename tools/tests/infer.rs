@@ -101,6 +101,43 @@ fn logits_are_those_of_transformers() {
     }
 }
 
+/// Beside the base, merged into it, on a CPU and through captured steps of an NPU: one model, which answers alike.
+#[test]
+fn an_adapter_answers_as_the_merged_checkpoint_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |path: &std::path::Path| path.to_str().expect("a plain path").to_owned();
+    let (base, merged) = (text(&fixture("qwen2-tiny")), text(&folder.path().join("merged")));
+    let adapter = text(&fixture("qwen2-tiny").join("train/adapter_final"));
+    let input = text(&fixture("qwen2-tiny").join("golden.safetensors"));
+    let merge = ["merge", "--model", &base, "--adapter", &adapter, "--output", &merged, "--dtype", "f32"];
+    let ran = npu_run(&merge, b"").ok();
+    assert!(ran.stdout.contains("into 21 of the"), "{}", ran.stdout);
+    npu_run(&merge, b"").refused(&["not empty", &merged]);
+    let run = |name: &str, device: &str, model: &[&str]| -> Vec<u8> {
+        let output = text(&folder.path().join(name));
+        let args = ["logits", "--device", device, "--dtype", "f32", "--greedy", "24", "--input", &input];
+        npu_run(&[&args[..], model, &["--output", &output]].concat(), b"").ok();
+        std::fs::read(output).unwrap()
+    };
+    let plain = run("plain", "cpu", &["--model", &base]);
+    let wanted = run("merged-cpu", "cpu", &["--model", &merged]);
+    let of = |bytes: &[u8]| -> (Vec<f32>, Vec<u8>) {
+        let file = SafeTensors::deserialize(bytes).unwrap();
+        let logits = file.tensor("logits").unwrap().data().chunks_exact(4);
+        let logits = logits.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        (logits, file.tensor("greedy").unwrap().data().to_vec())
+    };
+    let (wanted, answer) = of(&wanted);
+    assert_ne!(of(&plain).1, answer, "the adapter changes no answer");
+    for device in ["cpu", "sim"] {
+        let (got, greedy) = of(&run(device, device, &["--model", &base, "--adapter", &adapter]));
+        let worst = got.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // F32 sums in another order, as for other frameworks.
+        assert!(worst <= 2e-3, "{device}: {worst}");
+        assert_eq!(greedy, answer, "{device}: greedy tokens");
+    }
+}
+
 #[test]
 fn smoke_passes_on_the_simulator() {
     let ran = npu_run(&["smoke", "--device", "sim", "--json"], b"").ok();

@@ -4,11 +4,11 @@ mod common;
 
 use anyhow::{Result, ensure};
 use candle_ascend::autograd::Checkpoint;
-use candle_ascend::ops::{CrossEntropy, linear_cross_entropy};
+use candle_ascend::ops::{CrossEntropy, Nf4Packer, linear_cross_entropy};
 use candle_ascend::{DType, Device, Tensor, no_grad, safetensors};
 use common::{GoldenSteps, golden, numbers, simulated};
 use npu_models::Held;
-use npu_train::adapter::{AdapterDir, LoraConfig, Start, Targets, load_with_adapter};
+use npu_train::adapter::{AdapterDir, LoraConfig, Start, Targets, load_with_adapter, merge};
 use npu_train::{Batch, Decay, Gradients, Plain, Policy, Ranks, Sft, TrainOptions, train};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -344,13 +344,117 @@ fn an_adapter_beside_the_base_computes_what_peft_trained() {
     let run = |device: &Device| -> Result<()> {
         let trained = policy(&Start::Saved(&fixture("adapter_final")), Held::Wide, DType::F32, device)?;
         let beside = load_with_adapter(&dir("qwen2-tiny"), &fixture("adapter_final"), DType::F32, device, QUIET)?.model;
-        let tokens = &batch(0).samples[0].tokens.clone();
-        let ids = Tensor::from_slice(tokens, (1, tokens.len()), device)?;
-        let got = beside.forward(&ids, &mut beside.new_cache(), npu_models::Logits::All)?.squeeze(0)?;
-        let wanted = logits(&trained)?.narrow(0, 0, tokens.len())?;
+        let got = inferred(beside.as_ref(), device)?;
+        let wanted = logits(&trained)?.narrow(0, 0, got.dim(0)?)?;
         // Logits of size ten; the last norm is fused with an addition in one of the two.
         let off = distance(&got, &wanted)?;
         ensure!(off <= 1e-4, "off by {off}");
+        Ok(())
+    };
+    check(run(&Device::Cpu));
+    check(run(&simulated(0)));
+}
+
+/// Logits of one row of tokens by the inference pass.
+fn inferred(model: &dyn npu_models::CausalLm, device: &Device) -> Result<Tensor> {
+    let tokens = &batch(0).samples[0].tokens.clone();
+    let ids = Tensor::from_slice(tokens, (1, tokens.len()), device)?;
+    Ok(model.forward(&ids, &mut model.new_cache(), npu_models::Logits::All)?.squeeze(0)?)
+}
+
+#[test]
+fn a_merged_checkpoint_computes_what_the_adapter_beside_its_base_does() {
+    let run = || -> Result<()> {
+        let home = tempfile::tempdir()?;
+        let (base, adapter) = (dir("qwen2-tiny"), fixture("adapter_final"));
+        let (output, device) = (home.path().join("merged"), Device::Cpu);
+        let wanted = inferred(load_with_adapter(&base, &adapter, DType::F32, &device, QUIET)?.model.as_ref(), &device)?;
+        let merged = merge(&base, &adapter, &output, Some(DType::F32), QUIET)?;
+        ensure!(merged.modules == 21, "{merged:?}");
+        let got = inferred(npu_models::load(&output, DType::F32, &device, QUIET)?.model.as_ref(), &device)?;
+        // The sum of products in another order: a few roundings of logits of order ten.
+        let off = distance(&got, &wanted)?;
+        ensure!(off <= 1e-4, "off by {off}");
+        ensure!(npu_models::Config::of(&output)?.dtype.as_deref() == Some("float32"), "the type in config.json");
+
+        // In the base's own BF16 each weight is rounded once.
+        let narrow = home.path().join("bf16");
+        merge(&base, &adapter, &narrow, None, QUIET)?;
+        let load = |folder: &Path| safetensors::load(folder.join("model.safetensors"), &device);
+        let (narrow, wide) = (load(&narrow)?, load(&output)?);
+        ensure!(narrow.len() == wide.len() && narrow.len() == merged.tensors, "{} tensors", narrow.len());
+        for (name, wide) in &wide {
+            let rounded = wide.to_dtype(DType::BF16)?;
+            ensure!(narrow[name].dtype() == DType::BF16, "{name} is {:?}", narrow[name].dtype());
+            ensure!(distance(&narrow[name], &rounded)? == 0.0, "{name} was rounded more than once");
+        }
+        let original = load(&base)?;
+        let name = "model.layers.1.mlp.up_proj.weight";
+        let moved = distance(&wide[name], &original[name].to_dtype(DType::F32)?)?;
+        ensure!(moved > 1e-4, "{name} was moved by {moved} only");
+
+        let error = said(merge(&base, &adapter, &output, None, QUIET));
+        ensure!(error.contains("not empty"), "{error}");
+        let other = said(merge(&dir("qwen3-tiny"), &adapter, &home.path().join("other"), None, QUIET));
+        ensure!(other.contains("is no adapter of") && !home.path().join("other").exists(), "{other}");
+        Ok(())
+    };
+    check(run());
+}
+
+/// The checkpoint with every projection of its layers as four bits leave it, those that the model merges quantised together.
+fn four_bits_and_back(folder: &Path) -> Result<()> {
+    let base = dir("qwen2-tiny");
+    let mut weights = safetensors::load(base.join("model.safetensors"), &Device::Cpu)?;
+    for layer in 0..3 {
+        let of = |kind: &&str| format!("model.layers.{layer}.{kind}_proj.weight");
+        let merged: [&[&str]; 4] =
+            [&["self_attn.q", "self_attn.k", "self_attn.v"], &["self_attn.o"], &["mlp.gate", "mlp.up"], &["mlp.down"]];
+        for kinds in merged {
+            let names: Vec<String> = kinds.iter().map(of).collect();
+            let mut packer = Nf4Packer::new(weights[&names[0]].dim(1)?);
+            names.iter().try_for_each(|name| packer.push(&weights[name]))?;
+            let wide = packer.finish(DType::F32, &Device::Cpu)?.widen()?;
+            let mut start = 0;
+            for name in names {
+                let rows = weights[&name].dim(0)?;
+                weights.insert(name, wide.narrow(0, start, rows)?.contiguous()?);
+                start += rows;
+            }
+        }
+    }
+    safetensors::save(&weights, folder.join("model.safetensors"))?;
+    fs::copy(base.join("config.json"), folder.join("config.json"))?;
+    Ok(())
+}
+
+/// Training over four bits is training over the numbers that they stand for.
+#[test]
+fn qlora_is_lora_over_the_widened_weights() {
+    let run = |device: &Device| -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        four_bits_and_back(folder.path())?;
+        let start = || Start::New { config: config(&["q_proj", "v_proj", "gate_proj", "down_proj"]), seed: 9 };
+        let losses = |base: &Path, held: Held, keep: Option<Checkpoint>| -> Result<Vec<f64>> {
+            let mut policy = Policy::lora(base, &start(), held, DType::F32, device, QUIET)?;
+            policy.keep = keep;
+            let mut options = TrainOptions::new(5, 1e-2);
+            options.logging_steps = 1;
+            let outcome = train(&policy, &mut Sft::new(GoldenSteps::new(2)), &Ranks::single(), &options, &mut Plain)?;
+            Ok(outcome.state.log_history.iter().filter_map(|entry| entry.get("loss")?.as_f64()).collect())
+        };
+        let wanted = losses(folder.path(), Held::Wide, None)?;
+        let got = losses(&dir("qwen2-tiny"), Held::Nf4, Some(Checkpoint::Keep))?;
+        let wide = losses(&dir("qwen2-tiny"), Held::Wide, None)?;
+        ensure!((got.len(), wanted.len()) == (5, 5), "{got:?} {wanted:?}");
+        for (step, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
+            // Losses of about six in F32; the devices widen within a rounding.
+            ensure!((got - wanted).abs() <= 2e-5, "step {step}: loss {got}, over the widened weights {wanted}");
+        }
+        ensure!((got[0] - wide[0]).abs() > 1e-3, "four bits change nothing: {} and {}", got[0], wide[0]);
+        ensure!(got[4] < got[0] - 0.01, "nothing is learnt: {got:?}");
+        let error = said(Policy::lora(&dir("qwen3-moe-tiny"), &start(), Held::Nf4, DType::F32, device, QUIET));
+        ensure!(error.contains("experts"), "{error}");
         Ok(())
     };
     check(run(&Device::Cpu));

@@ -34,19 +34,29 @@ pub fn check_fits(opened: &Opened, name: &str, needed: u64) -> Result<()> {
     Ok(())
 }
 
+/// Most memory that this process has had, since [`forget_high_water`] where the kernel allows that.
+pub fn high_water() -> Option<u64> {
+    proc_bytes("/proc/self/status", "VmHWM")
+}
+
+/// Sets the kernel's high-water mark back to what the process has now.
+pub fn forget_high_water() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Memory of this process while something happens.
 pub struct HostPeak(Option<u64>);
 
 impl HostPeak {
     /// From now on; the kernel's high-water mark is set back where it allows that.
     pub fn start() -> Self {
-        let _ = std::fs::write("/proc/self/clear_refs", "5");
+        forget_high_water();
         Self(proc_bytes("/proc/self/status", "VmRSS"))
     }
 
     /// Bytes above those at the start, at most.
     pub fn finish(self) -> Option<u64> {
-        Some(proc_bytes("/proc/self/status", "VmHWM")?.saturating_sub(self.0?))
+        Some(high_water()?.saturating_sub(self.0?))
     }
 }
 

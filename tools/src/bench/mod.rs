@@ -6,6 +6,7 @@ mod ours;
 mod peers;
 mod plan;
 mod report;
+mod train;
 
 use crate::cli::BenchArgs;
 use crate::modelled::{self, Recording};
@@ -32,6 +33,9 @@ fn threads() -> usize {
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(wanted) = args.threads.map(usize::from).filter(|&wanted| wanted != threads()) {
         return again(wanted);
+    }
+    if let Some(trained) = args.train {
+        return train::run(args, trained);
     }
     let wanted = plan::peers(&args.against)?;
     let opened = device::open(&args.device)?;
@@ -125,12 +129,16 @@ fn finish(args: &BenchArgs, report: &Report) -> Result<ExitCode> {
     } else {
         print!("{report}")
     }
-    for missing in &report.missing {
+    Ok(say_missing(&report.missing))
+}
+
+fn say_missing(missing: &[Missing]) -> ExitCode {
+    for missing in missing {
         let kind = if missing.absent { "left out" } else { "failed" };
         eprintln!("{}: {kind}: {}", missing.peer, missing.reason);
     }
-    let failed = report.missing.iter().any(|missing| !missing.absent);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let failed = missing.iter().any(|missing| !missing.absent);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Becomes this program with the same arguments and `threads` threads: what computes reads the number from the

@@ -139,55 +139,48 @@ impl Contender for LlamaBench {
     }
 }
 
-/// A decoder in PyTorch, in a Python process that waits between runs.
-struct PyTorch {
-    via: String,
+/// A Python program that waits between questions, each a line, and answers with a line of JSON.
+pub struct Script {
+    /// What it says it computes with.
+    pub via: String,
     child: Child,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
     log: NamedTempFile,
-    command: String,
-    prompt: usize,
-    decode: usize,
+    pub command: String,
 }
 
-const SCRIPT: &str = include_str!("pytorch.py");
-
-impl PyTorch {
-    fn open(plan: &Plan, python: &Path) -> Result<Self> {
+impl Script {
+    /// Starts `script`, called `file`, with what it is asked for; `needs` are the imports without which it is absent.
+    pub fn open(python: &Path, needs: &str, file: &str, script: &str, asked: &Value) -> Result<Self> {
         let name = python.display();
-        if plan.dtype().is_none() {
-            return absent(format!("PyTorch has no {}", plan.format_name()));
-        }
-        match Command::new(python).args(["-c", "import torch"]).stdin(Stdio::null()).output() {
+        match Command::new(python).args(["-c", needs]).stdin(Stdio::null()).output() {
             Err(error) => return absent(format!("{name} does not start ({error}); name another by --python")),
             Ok(output) if !output.status.success() => {
                 let last = tail(&output.stderr);
                 let last = last.lines().last().unwrap_or("no reason given").trim();
-                return absent(format!("{name} cannot import torch: {last}"));
+                return absent(format!("{name} cannot run {needs:?}: {last}"));
             }
             Ok(_) => {}
         }
-        let asked = json!({
-            "config": config(plan),
-            "dtype": plan.dtype().unwrap_or(DType::F32).as_str(),
-            "device": if plan.on_gpu { "cuda" } else { "cpu" },
-            "threads": plan.threads,
-            "prompt": plan.prompt_tokens,
-            "decode": plan.decode_tokens,
-        });
         let log = NamedTempFile::new()?;
         let mut command = Command::new(python);
-        command.arg("-c").arg(SCRIPT).arg(asked.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("-c").arg(script).arg(asked.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(log.reopen()?).spawn().with_context(|| format!("starting {name}"))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (ask, answers) = pipes.context("the pipes of a child that was just made")?;
-        let command = format!("{name} -c <pytorch.py> '{asked}'");
-        let (prompt, decode, answers) = (plan.prompt_tokens, plan.decode_tokens, BufReader::new(answers));
-        let mut own = Self { via: String::new(), child, ask, answers, log, command, prompt, decode };
+        let command = format!("{name} -c <{file}> '{asked}'");
+        let mut own = Self { via: String::new(), child, ask, answers: BufReader::new(answers), log, command };
         let ready = own.answer()?;
         own.via = ready.get("ready").and_then(Value::as_str).unwrap_or("PyTorch").to_owned();
         Ok(own)
+    }
+
+    /// Has it run once.
+    pub fn ask(&mut self) -> Result<Value> {
+        // Where the process is gone, its last words say why.
+        let _ = self.ask.write_all(b"run\n").and_then(|()| self.ask.flush());
+        self.answer()
     }
 
     fn answer(&mut self) -> Result<Value> {
@@ -202,8 +195,43 @@ impl PyTorch {
     }
 }
 
-/// `config.json` for the script.
-fn config(plan: &Plan) -> Value {
+impl Drop for Script {
+    fn drop(&mut self) {
+        // It waits for a line that does not come; nothing of it is worth an orderly end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A decoder in PyTorch.
+struct PyTorch {
+    script: Script,
+    prompt: usize,
+    decode: usize,
+}
+
+const SCRIPT: &str = include_str!("pytorch.py");
+
+impl PyTorch {
+    fn open(plan: &Plan, python: &Path) -> Result<Self> {
+        if plan.dtype().is_none() {
+            return absent(format!("PyTorch has no {}", plan.format_name()));
+        }
+        let (prompt, decode) = (plan.prompt_tokens, plan.decode_tokens);
+        let asked = json!({
+            "config": config(plan),
+            "dtype": plan.dtype().unwrap_or(DType::F32).as_str(),
+            "device": if plan.on_gpu { "cuda" } else { "cpu" },
+            "threads": plan.threads,
+            "prompt": prompt,
+            "decode": decode,
+        });
+        Ok(Self { script: Script::open(python, "import torch", "pytorch.py", SCRIPT, &asked)?, prompt, decode })
+    }
+}
+
+/// `config.json` for a script.
+pub fn config(plan: &Plan) -> Value {
     let c = &plan.config;
     let by_architecture = c.architecture.as_deref().and_then(|name| name.strip_suffix("ForCausalLM"));
     let family = c.model_type.clone().or(by_architecture.map(str::to_lowercase));
@@ -225,28 +253,16 @@ fn config(plan: &Plan) -> Value {
 
 impl Contender for PyTorch {
     fn name(&self) -> String {
-        self.via.clone()
+        self.script.via.clone()
     }
 
     fn run(&mut self) -> Result<Sample> {
-        if self.ask.write_all(b"run\n").and_then(|()| self.ask.flush()).is_err() {
-            // The process is gone; its last words say why.
-            self.answer()?;
-        }
-        let answer = self.answer()?;
+        let answer = self.script.ask()?;
         let rate = |tokens: usize, key: &str| match answer.get(key).and_then(Value::as_f64) {
             Some(seconds) if seconds > 0.0 => Ok(tokens as f64 / seconds),
-            _ => Err(anyhow!("{} answered {answer}, wanted {key}", self.command)),
+            _ => Err(anyhow!("{} answered {answer}, wanted {key}", self.script.command)),
         };
         Ok(Sample { prefill: rate(self.prompt, "prefill_seconds")?, decode: rate(self.decode, "decode_seconds")? })
-    }
-}
-
-impl Drop for PyTorch {
-    fn drop(&mut self) {
-        // It waits for a line that does not come; nothing of it is worth an orderly end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Low-rank adapters: made or read, trained, saved in PEFT's layout, and computed with.
+//! Low-rank adapters: made or read, trained, saved in PEFT's layout, computed with, and merged.
 //!
 //! A trained adapter is F32 whatever the base is, as PEFT makes it: it is small, and a step of 1e-4 on a number of 0.02 in BF16
 //! would often change nothing. So the optimizer needs no second copy of it. Products are in the base's type, for which A and B
@@ -6,10 +6,12 @@
 
 mod config;
 mod files;
+mod merge;
 
 pub use config::{LoraConfig, Targets};
 pub(crate) use files::save;
 pub use files::{AdapterDir, Sizes};
+pub use merge::{Merged, merge};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::{DType, Device, Tensor, Var};

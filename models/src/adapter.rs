@@ -83,12 +83,27 @@ impl Passes {
     }
 }
 
-/// The adapters of projections that are merged into one, with the outputs of each.
-pub(crate) struct Adapters(pub Vec<(usize, Option<Adapter>)>);
+/// The adapters of projections that are merged into one.
+#[derive(Default)]
+pub(crate) struct Adapters {
+    /// Each with its outputs.
+    parts: Vec<(usize, Option<Adapter>)>,
+    /// Where the projection's outputs are among those of the parts, if it has them in another order.
+    order: Option<Tensor>,
+}
 
 impl Adapters {
+    pub fn new(parts: Vec<(usize, Option<Adapter>)>) -> Self {
+        Self { parts, order: None }
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|(_, adapter)| adapter.is_none())
+        self.parts.iter().all(|(_, adapter)| adapter.is_none())
+    }
+
+    /// The same for a projection whose output `i` is what was output `order[i]`.
+    pub fn reordered(self, order: Tensor) -> Self {
+        Self { order: Some(order), ..self }
     }
 
     /// `y` and what the adapters make of `x`.
@@ -97,7 +112,7 @@ impl Adapters {
         if self.is_empty() || !passes.adapters {
             return Ok(y);
         }
-        let parts = self.0.iter().map(|(outputs, adapter)| match adapter {
+        let parts = self.parts.iter().map(|(outputs, adapter)| match adapter {
             Some(adapter) => adapter.forward(x, passes),
             None => {
                 let dims = [&x.dims()[..x.rank() - 1], &[*outputs]].concat();
@@ -105,7 +120,11 @@ impl Adapters {
             }
         });
         let parts = parts.collect::<Result<Vec<_>>>()?;
-        Ok((y + Tensor::cat(&parts, x.rank() - 1)?)?)
+        let added = Tensor::cat(&parts, x.rank() - 1)?;
+        match &self.order {
+            Some(order) => Ok((y + added.index_select(order, x.rank() - 1)?)?),
+            None => Ok((y + added)?),
+        }
     }
 }
 

@@ -35,7 +35,7 @@ impl Linear {
         let weight = loader.weight(&names("weight"), &rows, inner)?;
         let bias = if bias { Some(loader.stacked(&names("bias"), &rows, None)?) } else { None };
         let adapter = |(name, rows): &(String, usize)| Ok((*rows, loader.adapter(name, *rows, inner)?));
-        let adapters = Adapters(parts.iter().map(adapter).collect::<Result<_>>()?);
+        let adapters = Adapters::new(parts.iter().map(adapter).collect::<Result<_>>()?);
         Ok(Self { weight, bias, adapters })
     }
 
@@ -51,13 +51,11 @@ impl Linear {
     /// The same projection with its outputs in another order.
     pub fn select_rows(self, order: Vec<usize>) -> Result<Self> {
         let Weight::Dense(weight) = &self.weight else { bail!("the rows of a matrix of blocks cannot be reordered") };
-        ensure!(
-            self.adapters.is_empty() && !weight.is_variable(),
-            "a projection whose rows are reordered at load cannot be trained yet"
-        );
+        ensure!(!weight.is_variable(), "a projection whose rows are reordered at load cannot be trained whole yet");
         let order = Tensor::from_iter(order.into_iter().map(|row| row as u32), weight.device())?;
         let bias = self.bias.map(|bias| bias.index_select(&order, 0)).transpose()?;
-        Ok(Self { weight: Weight::Dense(weight.index_select(&order, 0)?), bias, adapters: self.adapters })
+        let weight = Weight::Dense(weight.index_select(&order, 0)?);
+        Ok(Self { weight, bias, adapters: self.adapters.reordered(order) })
     }
 }
 
@@ -306,7 +304,7 @@ impl Decoder {
             (0..config.num_hidden_layers).map(|index| layer(index).map(Arc::new)).collect::<Result<Vec<_>>>()?;
         let norm = RmsNorm::load(loader, "model.norm", config.hidden_size, config.rms_norm_eps)?;
         let head = if config.tie_word_embeddings {
-            Linear { weight: embedding.clone(), bias: None, adapters: Adapters(Vec::new()) }
+            Linear { weight: embedding.clone(), bias: None, adapters: Adapters::default() }
         } else {
             Linear::load(loader, "lm_head", config.vocab_size, config.hidden_size, false)?
         };

@@ -125,6 +125,8 @@ fn products_and_gradients_are_those_of_the_wide_matrix() {
 
 #[test]
 fn a_large_matrix_takes_four_and_an_eighth_bits_a_number_and_few_launches() {
+    // Which registers the simulator; launches are counted on a device of their own.
+    devices();
     let npu = Device::new_sim("", 3).expect("the simulated NPU opens");
     for device in [Device::Cpu, npu] {
         let mut packer = Nf4Packer::new(1024);

@@ -161,3 +161,43 @@ fn what_cannot_be_trained_is_said_before_it_is_tried() {
     }
     assert!(!output.exists(), "nothing was begun");
 }
+
+/// Adapters with dropout over a base in four bits: what is left behind is PEFT's, a run that goes on is the one that was not
+/// interrupted, and `infer` computes it.
+#[test]
+fn adapters_over_four_bits_are_trained_resumed_and_run() {
+    let (home, data) = home();
+    let (whole, resumed) = (home.path().join("whole"), home.path().join("resumed"));
+    let lora = ["--use-peft", "--lora-target-modules", "all-linear", "--lora-r", "4", "--load-in-4bit"];
+    let flags = [&lora[..], &["--max-steps", "6", "--save-steps", "3", "--dtype", "f32", "--json"]].concat();
+    let ran = sft(&data, &whole, &flags).ok();
+    let report: Value = serde_json::from_str(&ran.stdout).expect("one JSON value");
+    let trained = report["trained_parameters"].as_u64().expect("a number");
+    assert!((1_000..60_000).contains(&trained), "{report}");
+    for folder in [whole.clone(), whole.join("checkpoint-3")] {
+        let config = std::fs::read(folder.join("adapter_config.json")).expect("adapter_config.json");
+        let config: Value = serde_json::from_slice(&config).expect("JSON");
+        assert_eq!((config["r"].as_u64(), config["lora_dropout"].as_f64()), (Some(4), Some(0.05)));
+        assert_eq!(config["target_modules"].as_array().map(Vec::len), Some(7), "{config}");
+        assert!(folder.join("adapter_model.safetensors").exists() && !folder.join("model.safetensors").exists());
+    }
+    let from = resumed.join("checkpoint-3");
+    std::fs::create_dir_all(&from).expect("a folder");
+    for entry in std::fs::read_dir(whole.join("checkpoint-3")).expect("a checkpoint").flatten() {
+        std::fs::copy(entry.path(), from.join(entry.file_name())).expect("a copy");
+    }
+    sft(&data, &resumed, &[&flags[..], &["--resume"]].concat()).ok();
+    // The same masks, the same order of sums: the same bits.
+    assert_eq!(losses(&resumed), losses(&whole)[3..]);
+
+    let adapter = whole.to_str().unwrap();
+    let answer = npu_run(&["infer", "1 + 1", "--device", "cpu", "--adapter", adapter], b"").ok();
+    assert!(!answer.stdout.trim().is_empty());
+    let more = home.path().join("more");
+    let ran = sft(&data, &more, &["--adapter", adapter, "--max-steps", "1", "--json"]).ok();
+    let report: Value = serde_json::from_str(&ran.stdout).expect("one JSON value");
+    assert_eq!(report["trained_parameters"].as_u64(), Some(trained), "the adapter's own rank counts");
+    sft(&data, &home.path().join("none"), &["--load-in-4bit"]).refused(&["--use-peft"]);
+    let named = ["--use-peft", "--lora-target-modules", "q_proj", "c_attn"];
+    sft(&data, &home.path().join("none"), &named).refused(&["c_attn", "down_proj"]);
+}

@@ -1,5 +1,6 @@
 //! What `npu-run train` can be told: the names and defaults are transformers' and TRL's where they have the thing.
 
+use super::lora::LoraArgs;
 use crate::cli::{DeviceArgs, ModelArgs};
 use clap::{Args, Subcommand};
 use npu_train::Decay;
@@ -37,6 +38,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(skip)]
     pub device: DeviceArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub lora: LoraArgs,
 
     /// Folder that takes checkpoints, logs and the trained model
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,7 @@
 //! `npu-run train`: a file a subcommand, and what they share.
 
 mod args;
+mod lora;
 mod screen;
 mod setup;
 mod sft;

@@ -123,7 +123,8 @@ impl<'a> Setup<'a> {
     /// Loads the model.
     pub fn policy(&self) -> Result<Policy> {
         let bar = progress::bytes("loading", self.args.json || !self.ranks.leads());
-        let mut policy = Policy::full(self.folder.path(), self.dtype, &self.opened.device, &|done, total| {
+        let (base, adapter, device) = (self.folder.path(), self.args.model.adapter.as_deref(), &self.opened.device);
+        let mut policy = self.args.lora.policy(base, adapter, self.args.seed, self.dtype, device, &|done, total| {
             bar.set_length(total);
             bar.set_position(done);
         })?;
@@ -206,8 +207,9 @@ impl<'a> Setup<'a> {
         self.say(&format!("training {trained} of {total} parameters ({share:.2} %) for {}", steps.line));
         let moments = if self.args.optim == Optim::Adamw8bit { 2 } else { 8 };
         let master = if policy.parameters.iter().any(|parameter| parameter.var.dtype() != DType::F32) { 4 } else { 0 };
-        let [weights, gradients, optimizer] =
-            [total * policy.dtype.size_in_bytes() as u64, 4 * trained, (moments + master) * trained].map(report::bytes);
+        let four_bits = if self.args.lora.load_in_4bit { projections(&inventory) } else { 0 };
+        let weights = (total - four_bits) * policy.dtype.size_in_bytes() as u64 + four_bits * 33 / 64;
+        let [weights, gradients, optimizer] = [weights, 4 * trained, (moments + master) * trained].map(report::bytes);
         self.say(&format!("memory: weights {weights}, gradients {gradients}, optimizer {optimizer}, and activations"));
         Ok(trained)
     }
@@ -241,4 +243,10 @@ impl<'a> Setup<'a> {
         println!("{output}");
         Ok(())
     }
+}
+
+/// Elements of the layers' projections, which may be held in four bits: a half byte each and a byte for 64 of them.
+fn projections(inventory: &Inventory) -> u64 {
+    let held = inventory.tensors.iter().filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2);
+    held.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
 }

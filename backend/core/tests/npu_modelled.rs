@@ -34,6 +34,7 @@ fn attention(queries: usize, keys: usize) -> Cost {
         cube_cycles: after.cube_cycles - before.cube_cycles,
         vector_cycles: after.vector_cycles - before.vector_cycles,
         link_bytes: after.link_bytes - before.link_bytes,
+        wire_bytes: after.wire_bytes - before.wire_bytes,
     }
 }
 

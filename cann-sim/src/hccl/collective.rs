@@ -63,7 +63,7 @@ impl Caller {
         let recv = self.buffer("recvBuf", recv, length, element.size)?;
         let says = format!("{}(count {count}, {}, {})", self.op, element.name, reduction.name());
         let parts = ring::parts(count, element.size, self.comm.size());
-        self.collective(&[send, recv], move |round| {
+        self.collective(&[send, recv], 2 * self.share(length), move |round| {
             round.agree(&says)?;
             round.copy(send, recv, length as usize)?;
             let data = round.write(recv, length as usize)?;
@@ -90,7 +90,7 @@ impl Caller {
         let recv = self.buffer("recvBuf", recv, length, element.size)?;
         let says = format!("{}(count {count}, {}, {}, root {root})", self.op, element.name, reduction.name());
         let parts = ring::parts(count, element.size, self.comm.size());
-        self.collective(&[send, recv], move |round| {
+        self.collective(&[send, recv], 2 * self.share(length), move |round| {
             round.agree(&says)?;
             let mut data = round.read(send, length as usize)?;
             ring::reduce_scatter(round, &mut data, &parts, (arithmetic, reduction))?;
@@ -114,7 +114,9 @@ impl Caller {
         let root = self.rank("root", root)?;
         let buffer = self.buffer("buf", buffer, length, element.size)?;
         let says = format!("{}(count {count}, {}, root {root})", self.op, element.name);
-        self.collective(&[buffer], move |round| {
+        // The root's parts go out, and around.
+        let wire = 2 * self.share(length);
+        self.collective(&[buffer], wire, move |round| {
             round.agree(&says)?;
             if round.rank() == root {
                 // The root's buffer is only read, which matters to whoever reads it on another stream.
@@ -143,7 +145,7 @@ impl Caller {
         let recv = self.buffer("recvBuf", recv, length, element.size)?;
         let says = format!("{}(recvCount {count}, {}, root {root})", self.op, element.name);
         let used = if is_root { vec![send, recv] } else { vec![recv] };
-        self.collective(&used, move |round| {
+        self.collective(&used, self.share(length * self.comm.size() as u64), move |round| {
             round.agree(&says)?;
             let length = length as usize;
             if !is_root {
@@ -201,7 +203,7 @@ impl Caller {
         let (own, all) = (parts[self.comm.rank].clone(), reach(&parts));
         let send = self.buffer("sendBuf", send, own.len() as u64, element.size)?;
         let recv = self.buffer("recvBuf", recv, all, element.size)?;
-        self.collective(&[send, recv], move |round| {
+        self.collective(&[send, recv], self.share(all), move |round| {
             round.agree(&says)?;
             round.copy(send, recv + own.start as u64, own.len())?;
             ring::all_gather(round, round.write(recv, all as usize)?, &parts)
@@ -257,7 +259,7 @@ impl Caller {
         let send = self.buffer("sendBuf", send, all, element.size)?;
         let recv = self.buffer("recvBuf", recv, own.len() as u64, element.size)?;
         let says = format!("{}({counts}, {}, {})", self.op, element.name, reduction.name());
-        self.collective(&[send, recv], move |round| {
+        self.collective(&[send, recv], self.share(all), move |round| {
             round.agree(&says)?;
             let mut data = round.read(send, all as usize)?;
             ring::reduce_scatter(round, &mut data, &parts, (arithmetic, reduction))?;
@@ -337,7 +339,8 @@ impl Caller {
         }
         let send = self.buffer("sendBuf", send, reach(&out), send_element.size)?;
         let recv = self.buffer("recvBuf", recv, reach(&into), recv_element.size)?;
-        self.collective(&[send, recv], move |round| {
+        let busiest = (0..size).filter(|&to| to != rank).map(|to| out[to].len() as u64).max().unwrap_or(0);
+        self.collective(&[send, recv], busiest, move |round| {
             round.agree(&says)?;
             let part = |round: &Round, to: usize| round.read(send + out[to].start as u64, out[to].len());
             let put = |round: &Round, from: usize, data: &[u8]| -> Outcome<()> {
@@ -356,7 +359,7 @@ impl Caller {
     }
 
     pub fn barrier(&self) {
-        self.collective(&[], move |round| round.agree("HcclBarrier"));
+        self.collective(&[], 0, move |round| round.agree("HcclBarrier"));
     }
 }
 

@@ -46,7 +46,10 @@ impl Caller {
             let counter = |item: &Item| if item.sends { &comm.forth[item.other] } else { &comm.back[item.other] };
             drawn.iter().map(|item| draw(counter(item))).collect()
         };
-        self.issue(&addresses, numbers, move |round| run(round, &items));
+        let wire = (0..self.comm.size()).filter(|&rank| rank != own).map(|rank| {
+            items.iter().filter(|item| item.sends && item.other == rank).map(|item| item.bytes as u64).sum()
+        });
+        self.issue(&addresses, wire.max().unwrap_or(0), numbers, move |round| run(round, &items));
         Ok(())
     }
 

@@ -107,15 +107,27 @@ impl Caller {
         Ok(rank as usize)
     }
 
-    /// Issues a collective, which was given `addresses`.
-    pub fn collective(&self, addresses: &[u64], run: impl Fn(&Round) -> Outcome<()> + Send + Sync + 'static) {
-        self.issue(addresses, |comm| vec![comm::draw(&comm.calls)], run);
+    /// Issues a collective, which was given `addresses` and puts `wire` bytes on this rank's busiest wire.
+    pub fn collective(
+        &self,
+        addresses: &[u64],
+        wire: u64,
+        run: impl Fn(&Round) -> Outcome<()> + Send + Sync + 'static,
+    ) {
+        self.issue(addresses, wire, |comm| vec![comm::draw(&comm.calls)], run);
+    }
+
+    /// Bytes on each wire when `length` bytes are divided among the ranks and each pair exchanges a share, as in a server
+    /// whose devices are all joined with each other.
+    pub fn share(&self, length: u64) -> u64 {
+        if self.comm.size() > 1 { length.div_ceil(self.comm.size() as u64) } else { 0 }
     }
 
     /// Issues a call that takes the numbers which `draw` draws when it is issued.
     pub fn issue(
         &self,
         addresses: &[u64],
+        wire: u64,
         draw: impl Fn(&Comm) -> Vec<u64> + Send + Sync + 'static,
         run: impl Fn(&Round) -> Outcome<()> + Send + Sync + 'static,
     ) {
@@ -132,8 +144,7 @@ impl Caller {
             })
         };
         let addresses = addresses.iter().copied().filter(|&address| address != 0).collect();
-        // The wire is not modelled, only that a task starts.
-        submit_numbered(&self.stream, op, addresses, Cost::default(), Arc::new(make));
+        submit_numbered(&self.stream, op, addresses, Cost::on_wire(wire), Arc::new(make));
     }
 }
 

@@ -28,6 +28,9 @@ const HOST_LAUNCH_NS: f64 = 5_000.0;
 const HOST_CALL_NS: f64 = 3_000.0;
 /// Bytes a nanosecond between host and device: PCIe 4.0 with 16 lanes, without its framing. Assumed.
 const LINK_RATE: f64 = 25.0;
+/// Bytes a nanosecond of the wire between two NPUs of a server, each way; every pair has one. What HCCL itself reckons with
+/// for a 910B (hcomm, device_capacity.cc).
+const WIRE_RATE: f64 = 18.3;
 /// Edge of the blocks that a cube core multiplies: 16 × 16 results a cycle.
 const EDGE: usize = 16;
 /// Bytes of the reduced dimension that a cube core takes a cycle, and of each operand that a vector core takes.
@@ -45,6 +48,8 @@ pub struct Cost {
     pub vector_cycles: u64,
     /// Bytes between host and device.
     pub link_bytes: u64,
+    /// Bytes on the busiest wire between this device and another.
+    pub wire_bytes: u64,
 }
 
 /// What a task's time is spent on, mostly.
@@ -56,6 +61,7 @@ pub enum Unit {
     Cube,
     Vector,
     Link,
+    Wire,
 }
 
 impl Unit {
@@ -66,6 +72,7 @@ impl Unit {
             Unit::Cube => "cube",
             Unit::Vector => "vector",
             Unit::Link => "link",
+            Unit::Wire => "wire",
         }
     }
 }
@@ -79,6 +86,11 @@ impl Cost {
     /// A copy of `bytes` between host and device.
     pub fn link_copy(bytes: usize) -> Self {
         Self { bytes: bytes as u64, link_bytes: bytes as u64, ..Self::default() }
+    }
+
+    /// A call that sends `bytes` from this device to one other, and no more to any.
+    pub fn on_wire(bytes: u64) -> Self {
+        Self { wire_bytes: bytes, ..Self::default() }
     }
 
     /// `batch` products of an `m` × `k` by a `k` × `n` matrix on the cube cores, in whole blocks. `f32` as it is stored takes two
@@ -103,6 +115,7 @@ impl Cost {
             cube_cycles: self.cube_cycles * count,
             vector_cycles: self.vector_cycles * count,
             link_bytes: self.link_bytes * count,
+            wire_bytes: self.wire_bytes * count,
         }
     }
 
@@ -112,6 +125,7 @@ impl Cost {
             cube_cycles: self.cube_cycles + other.cube_cycles,
             vector_cycles: self.vector_cycles + other.vector_cycles,
             link_bytes: self.link_bytes + other.link_bytes,
+            wire_bytes: self.wire_bytes + other.wire_bytes,
         }
     }
 
@@ -123,6 +137,7 @@ impl Cost {
             (self.cube_cycles as f64 * cycle / f64::from(soc.cube_cores), Unit::Cube),
             (self.vector_cycles as f64 * cycle / f64::from(soc.vector_cores), Unit::Vector),
             (self.link_bytes as f64 / LINK_RATE, Unit::Link),
+            (self.wire_bytes as f64 / WIRE_RATE, Unit::Wire),
         ];
         let (work, unit) =
             times.into_iter().fold((0.0, Unit::Launch), |most, next| if next.0 > most.0 { next } else { most });

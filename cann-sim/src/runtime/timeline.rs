@@ -68,12 +68,13 @@ pub fn write(spans: &[Span], out: &mut impl Write) -> io::Result<()> {
         // Names of operators and units are plain letters, so nothing needs escaping.
         let Span { device, stream, op, start, time, unit, cost } = span;
         let (start, time, unit) = (start / 1e3, time / 1e3, unit.as_str());
-        let Cost { bytes, cube_cycles, vector_cycles, link_bytes } = cost;
+        let Cost { bytes, cube_cycles, vector_cycles, link_bytes, wire_bytes } = cost;
         let _ = write!(
             line,
             "\n{{\"ph\":\"X\",\"name\":\"{op}\",\"cat\":\"{unit}\",\"pid\":{device},\"tid\":{stream},\
              \"ts\":{start:.3},\"dur\":{time:.3},\"args\":{{\"limit\":\"{unit}\",\"bytes\":{bytes},\
-             \"cube_cycles\":{cube_cycles},\"vector_cycles\":{vector_cycles},\"link_bytes\":{link_bytes}}}}},"
+             \"cube_cycles\":{cube_cycles},\"vector_cycles\":{vector_cycles},\"link_bytes\":{link_bytes},\
+             \"wire_bytes\":{wire_bytes}}}}},"
         );
         out.write_all(line.as_bytes())?;
         line.clear();

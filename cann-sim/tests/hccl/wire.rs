@@ -39,6 +39,27 @@ fn the_ring_sends_no_more_than_it_must() {
 }
 
 #[test]
+fn a_modelled_all_reduce_takes_what_its_busiest_wire_takes() {
+    const COUNT: u64 = 1 << 20;
+    for size in [1, 2, 4] {
+        ranks(size, |me| {
+            let (all, mut id) = (Buffer::room::<f32>(COUNT as usize), 0);
+            // SAFETY: the buffer is as long as the call says, and one number is written.
+            unsafe {
+                ok(acl().aclrtStreamGetId(me.stream, &mut id));
+                let (data, op, dtype) = (all.data, HCCL_REDUCE_SUM, HCCL_DATA_TYPE_FP32);
+                ok(hccl().HcclAllReduce(data, data, COUNT, dtype, op, me.comm, me.stream));
+            }
+            me.done();
+            let busy = cann_sim::modelled().streams.into_iter().find(|it| it.stream == id as u32).unwrap().busy;
+            // Each pair exchanges a share twice, at 18.3 bytes a nanosecond, after 2 µs to start; alone, nothing is sent.
+            let wire = if size == 1 { 0.0 } else { 2.0 * (4 * COUNT) as f64 / size as f64 / 18.3 };
+            assert!((busy - 2_000.0 - wire).abs() < 1.0, "{size} ranks: {busy} ns, wanted {} ns", 2_000.0 + wire);
+        });
+    }
+}
+
+#[test]
 fn collectives_run_behind_the_host_and_in_the_order_of_the_stream() {
     ranks(2, |me| {
         let buffer = Buffer::of(&[1f32; 256]);

@@ -115,6 +115,13 @@ impl Communicator {
         call.out_of_place(&shape, |group, send, recv| group.all_reduce(send, recv, count, call.code, reduction.code()))
     }
 
+    /// As [`Communicator::start_all_reduce`], in the memory of `tensor`, which nobody else may hold.
+    pub fn start_all_reduce_in_place(&self, tensor: Tensor, reduction: Reduction) -> Result<Pending> {
+        let call = self.call("all_reduce", &tensor)?;
+        let count = tensor.elem_count() as u64;
+        call.in_place(|group, data| group.all_reduce(data, data, count, call.code, reduction.code()))
+    }
+
     /// `root`'s tensor on every rank; the others only say its shape and type with theirs.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Tensor> {
         let call = self.call("broadcast", &tensor.detach().copy()?)?;
@@ -124,6 +131,11 @@ impl Communicator {
 
     /// The tensors of all ranks, joined along their first dimension in the order of the ranks.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Tensor> {
+        self.start_all_gather(tensor)?.wait()
+    }
+
+    /// As [`Communicator::all_gather`], without holding up what is computed before [`Pending::wait`].
+    pub fn start_all_gather(&self, tensor: &Tensor) -> Result<Pending> {
         let call = self.call("all_gather", tensor)?;
         let mut dims = tensor.dims().to_vec();
         match dims.first_mut() {
@@ -131,12 +143,16 @@ impl Communicator {
             None => dims.push(self.size()),
         }
         let count = tensor.elem_count() as u64;
-        call.out_of_place(&Shape::from(dims), |group, send, recv| group.all_gather(send, recv, count, call.code))?
-            .wait()
+        call.out_of_place(&Shape::from(dims), |group, send, recv| group.all_gather(send, recv, count, call.code))
     }
 
     /// This rank's share of the reduction of every rank's `tensor`: the first dimension is divided among the ranks.
     pub fn reduce_scatter(&self, tensor: &Tensor, reduction: Reduction) -> Result<Tensor> {
+        self.start_reduce_scatter(tensor, reduction)?.wait()
+    }
+
+    /// As [`Communicator::reduce_scatter`], without holding up what is computed before [`Pending::wait`].
+    pub fn start_reduce_scatter(&self, tensor: &Tensor, reduction: Reduction) -> Result<Pending> {
         let call = self.call("reduce_scatter", tensor)?;
         let mut dims = tensor.dims().to_vec();
         match dims.first_mut() {
@@ -144,10 +160,9 @@ impl Communicator {
             _ => crate::bail!("reduce_scatter: {:?} does not divide among {} ranks", tensor.dims(), self.size()),
         }
         let count = dims.iter().product::<usize>() as u64;
-        let pending = call.out_of_place(&Shape::from(dims), |group, send, recv| {
+        call.out_of_place(&Shape::from(dims), |group, send, recv| {
             group.reduce_scatter(send, recv, count, call.code, reduction.code())
-        });
-        pending?.wait()
+        })
     }
 
     /// Waits until every rank has come here and its device has done everything that it was given before.

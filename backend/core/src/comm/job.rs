@@ -77,6 +77,15 @@ const LAUNCHERS: &[Launcher] = &[
         port: &["MASTER_PORT"],
         taken: None,
     },
+    Launcher {
+        name: "rank table",
+        rank: "RANK_ID",
+        size: "RANK_SIZE",
+        local_rank: &["DEVICE_ID"],
+        host: &["MASTER_ADDR"],
+        port: &["MASTER_PORT"],
+        taken: None,
+    },
 ];
 
 /// Where rank 0 listens when nobody says, as torchrun does it.
@@ -184,6 +193,8 @@ mod tests {
             ("MS_SCHED_PORT", "8118"),
         ];
         assert_eq!(place(job(&msrun).unwrap()), (1, 2, 1, "h".into(), 8119), "the scheduler listens at MS_SCHED_PORT");
+        let table = [("RANK_ID", "3"), ("RANK_SIZE", "4"), ("DEVICE_ID", "1")];
+        assert_eq!(place(job(&table).unwrap()), (3, 4, 1, "127.0.0.1".into(), 29500));
         assert_eq!(job(&[]).unwrap(), Job::single());
         assert_eq!(job(&[("SLURM_NTASKS", "4")]).unwrap(), Job::single());
     }

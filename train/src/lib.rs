@@ -12,6 +12,7 @@ pub mod files;
 mod gradients;
 mod objective;
 pub mod optimizer;
+mod parallel;
 mod policy;
 mod random;
 mod ranks;
@@ -21,6 +22,7 @@ mod trainer;
 pub use batch::{Batch, IGNORED, Sample};
 pub use gradients::Gradients;
 pub use objective::{Batches, Loss, Objective, Planned, Sft};
+pub use parallel::{Partition, Sharding, Zero};
 pub use policy::Policy;
 pub use ranks::Ranks;
 pub use trainer::{

@@ -1,8 +1,9 @@
 //! The processes that train together.
 
-use anyhow::Result;
-use candle_ascend::comm::{Communicator, Reduction};
+use anyhow::{Result, bail};
+use candle_ascend::comm::{Communicator, Job, Reduction};
 use candle_ascend::{Device, Tensor, Var};
+use std::path::Path;
 
 /// This process among those that train together; one alone has no communicator.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +17,16 @@ impl Ranks {
 
     pub fn over(communicator: Communicator) -> Self {
         Self(Some(communicator))
+    }
+
+    /// Joins the processes of `job`, which make the same call, each with an NPU of its own; those that the rank table at
+    /// `table` lists, if there is one.
+    pub fn join(device: &Device, job: &Job, table: Option<&Path>) -> Result<Self> {
+        let Device::Npu(npu) = device else { bail!("HCCL joins NPUs, and this is a {} device", device.kind()) };
+        Ok(Self::over(match table {
+            Some(table) => Communicator::from_rank_table(npu, table, job.rank)?,
+            None => Communicator::connect(npu, job)?,
+        }))
     }
 
     pub fn rank(&self) -> usize {
@@ -42,24 +53,26 @@ impl Ranks {
         let values = values.iter().map(|value| *value as f32);
         let own = Tensor::from_iter(values, &Device::Npu(communicator.device().clone()))?;
         let sums = communicator.all_reduce(&own, Reduction::Sum)?.to_vec1::<f32>()?;
-        communicator.check()?;
+        self.check()?;
         Ok(sums.into_iter().map(f64::from).collect())
     }
 
     /// The sum over all ranks of `tensor`, which stays on the device.
     pub fn reduce(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(match &self.0 {
-            Some(communicator) => communicator.all_reduce(tensor, Reduction::Sum)?,
-            None => tensor.clone(),
-        })
+        match &self.0 {
+            Some(communicator) => Ok(communicator.all_reduce(tensor, Reduction::Sum)?),
+            None => Ok(tensor.clone()),
+        }
     }
 
-    /// An error if a collective has failed, which does not show in the values that it left.
+    /// An error, with the rank and the call to blame, if a collective has failed. It does not stop what was computed after
+    /// it: ask here whenever values have been read, before they are trusted.
     pub fn check(&self) -> Result<()> {
-        if let Some(communicator) = &self.0 {
-            communicator.check()?;
-        }
-        Ok(())
+        let Some(communicator) = &self.0 else { return Ok(()) };
+        let Err(failed) = communicator.check() else { return Ok(()) };
+        // The communicator only has a code; its stream has who is to blame.
+        communicator.synchronize()?;
+        Err(failed.into())
     }
 
     /// Gives every rank the first one's value of `var`.

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// Where the number of steps that were made is kept among the state's tensors.
 const STEP: &str = "step";
+/// What the state of a slot calls its master.
+pub const MASTER: &str = "master";
 
 /// What AdamW is told, with transformers' defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,15 +51,20 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The slot of a whole parameter: an F32 one is its own master. Norms and biases, which are vectors, do not decay.
+    /// The slot of a whole parameter: an F32 one is its own master.
     pub fn of(parameter: &Parameter) -> Result<Self> {
         let var = &parameter.var;
         let (master, target) = match var.dtype() {
             DType::F32 => (var.clone(), None),
             _ => (Var::from_tensor(&var.as_detached_tensor().to_dtype(DType::F32)?)?, Some(var.clone())),
         };
-        Ok(Self { name: parameter.parts[0].0.clone(), master, target, decays: var.rank() > 1 })
+        Ok(Self { name: parameter.parts[0].0.clone(), master, target, decays: decays(parameter) })
     }
+}
+
+/// Whether weight decay pulls at a parameter: norms and biases, which are vectors, are left alone.
+pub fn decays(parameter: &Parameter) -> bool {
+    parameter.var.rank() > 1
 }
 
 /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) in F32.
@@ -112,41 +119,33 @@ impl AdamW {
         self.slots.iter().map(|(slot, moments)| master(slot) + moments.bytes()).sum()
     }
 
-    /// The state by name: moments under PyTorch's names, and masters that are not parameters.
-    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
-        let mut all = vec![(STEP.to_owned(), Tensor::new(&[self.steps as i64], &Device::Cpu)?)];
-        for (slot, moments) in &self.slots {
-            if slot.target.is_some() {
-                all.push((format!("{}.master", slot.name), slot.master.as_detached_tensor()));
-            }
-            all.extend(moments.tensors().into_iter().map(|(what, tensor)| (format!("{}.{what}", slot.name), tensor)));
-        }
-        Ok(all)
+    /// The number of steps that were made, as a checkpoint has it.
+    pub fn steps(&self) -> Result<(String, Tensor)> {
+        Ok((STEP.to_owned(), Tensor::new(&[self.steps as i64], &Device::Cpu)?))
     }
 
-    /// Takes the state that [`AdamW::tensors`] of equal slots gave, from a file. Parameters that are their own masters are
-    /// not in it.
-    pub fn restore(&mut self, file: &MmapedSafetensors) -> Result<()> {
-        let get = |name: &str, like: &Tensor| -> Result<Tensor> {
-            let missing = || format!("{name} is not in it; was it saved with another --optim or another --dtype?");
-            let tensor = file.load(name, like.device()).with_context(missing)?;
-            ensure!(
-                tensor.shape() == like.shape() && tensor.dtype() == like.dtype(),
-                "{name} is {:?} {:?} in it, and {:?} {:?} in this run",
-                tensor.shape(),
-                tensor.dtype(),
-                like.shape(),
-                like.dtype()
-            );
-            Ok(tensor)
-        };
+    /// The state of each slot: moments under PyTorch's names, and the master where it is not the parameter.
+    pub fn state(&self) -> impl ExactSizeIterator<Item = Vec<(String, Tensor)>> {
+        self.slots.iter().map(|(slot, moments)| {
+            let master = slot.target.is_some().then(|| (MASTER.to_owned(), slot.master.as_detached_tensor()));
+            master.into_iter().chain(moments.tensors()).collect()
+        })
+    }
+
+    /// Takes back what [`AdamW::steps`] and [`AdamW::state`] of equal slots gave: the steps from `file`, and what `get` has of
+    /// the state of a slot, by its number and the tensor's name, for the tensor to be replaced.
+    pub fn restore(
+        &mut self,
+        file: &MmapedSafetensors,
+        get: impl Fn(usize, &str, &Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
         self.steps = file.load(STEP, &Device::Cpu)?.to_vec1::<i64>()?[0] as usize;
-        for (slot, moments) in &mut self.slots {
+        for (number, (slot, moments)) in self.slots.iter_mut().enumerate() {
             if let Some(target) = &slot.target {
-                slot.master.set(&get(&format!("{}.master", slot.name), &slot.master)?)?;
+                slot.master.set(&get(number, MASTER, &slot.master)?)?;
                 target.set(&slot.master.as_detached_tensor().to_dtype(target.dtype())?)?;
             }
-            moments.restore(|what, like| get(&format!("{}.{what}", slot.name), like))?;
+            moments.restore(|what, like| get(number, what, like))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub use schedule::{Decay, Schedule};
 pub use state::{LogEntry, RunState, State};
 
 use crate::optimizer::AdamWOptions;
-use crate::{Objective, Policy, Ranks};
+use crate::{Objective, Policy, Ranks, Sharding};
 use anyhow::Result;
 use run::Run;
 use serde_json::{Map, Value};
@@ -33,6 +33,8 @@ pub struct TrainOptions {
     pub output_dir: Option<PathBuf>,
     pub schedule: Schedule,
     pub optimizer: AdamWOptions,
+    /// How the ranks share the work.
+    pub sharding: Sharding,
     /// Gradients are scaled down to this norm; 0 leaves them.
     pub max_grad_norm: f64,
     /// Steps between two lines of the logs; 0 for one line at the end.
@@ -57,6 +59,7 @@ impl TrainOptions {
             output_dir: None,
             schedule: Schedule { peak: learning_rate, decay: Decay::Linear, warmup_steps: 0, max_steps },
             optimizer: AdamWOptions::default(),
+            sharding: Sharding::default(),
             max_grad_norm: 1.,
             logging_steps: 10,
             save_steps: 500,

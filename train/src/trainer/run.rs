@@ -6,8 +6,8 @@ use super::scale::LossScale;
 use super::state::{LogEntry, RunState, State};
 use super::step::{self, Gradient, Work};
 use super::{Outcome, Progress, StepReport, TrainOptions};
-use crate::optimizer::{AdamW, Slot};
-use crate::{Objective, Policy, Ranks, files};
+use crate::optimizer::AdamW;
+use crate::{Objective, Partition, Policy, Ranks, files};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::safetensors::MmapedSafetensors;
 use candle_ascend::{DType, Tensor};
@@ -21,6 +21,7 @@ pub struct Run<'a, O> {
     ranks: &'a Ranks,
     options: &'a TrainOptions,
     progress: &'a mut dyn Progress,
+    partition: Partition,
     optimizer: AdamW,
     state: State,
     run: RunState,
@@ -40,9 +41,12 @@ impl<'a, O: Objective> Run<'a, O> {
         progress: &'a mut dyn Progress,
     ) -> Result<Self> {
         ensure!(!policy.parameters.is_empty(), "nothing of the model is trained");
-        let slots = policy.parameters.iter().map(Slot::of).collect::<Result<_>>()?;
+        ranks.agree(&facts(policy, options))?;
+        policy.parameters.iter().try_for_each(|parameter| ranks.share(&parameter.var))?;
+        let partition = Partition::new(&policy.parameters, ranks, options.sharding)?;
         let mut run = Self {
-            optimizer: AdamW::new(slots, options.optimizer)?,
+            optimizer: AdamW::new(partition.slots().to_vec(), options.optimizer)?,
+            partition,
             state: fresh_state(options),
             run: RunState {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -69,9 +73,14 @@ impl<'a, O: Objective> Run<'a, O> {
     fn resume(&mut self, output: &Path) -> Result<()> {
         self.policy.check_savable()?;
         let progress = &mut *self.progress;
-        if let Some(from) = checkpoint::find(&self.options.resume, output, &mut |line| progress.say(line))? {
+        let from = checkpoint::find(&self.options.resume, output, &mut |line| progress.say(line))?;
+        let found = from.as_ref().map_or("none".into(), |from| from.display().to_string());
+        self.ranks.agree(&[("the checkpoint to go on from".to_owned(), found)])?;
+        if let Some(from) = from {
             self.restore(&from).with_context(|| format!("going on from {}", from.display()))?;
         }
+        // Nobody changes the folder while another looks.
+        self.ranks.barrier()?;
         if self.ranks.leads() {
             std::fs::create_dir_all(output).with_context(|| format!("creating {}", output.display()))?;
             files::sweep(output)?;
@@ -91,7 +100,7 @@ impl<'a, O: Objective> Run<'a, O> {
             self.progress.say(&format!("note: {line}"));
         }
         self.policy.restore(from)?;
-        self.optimizer.restore(&MmapedSafetensors::new(from.join(OPTIMIZER_FILE))?)?;
+        self.partition.restore(&mut self.optimizer, &MmapedSafetensors::new(from.join(OPTIMIZER_FILE))?)?;
         let RunState { loss_scale, window, total_loss, .. } = run;
         self.run = RunState { loss_scale: self.run.loss_scale.and(loss_scale), window, total_loss, ..self.run.clone() };
         self.state = State { log_history: state.log_history, ..fresh_state(self.options) };
@@ -129,7 +138,7 @@ impl<'a, O: Objective> Run<'a, O> {
         let batches = self.objective.batches(step, self.policy, self.ranks)?;
         let work = Work::of(self.objective, batches, self.ranks)?;
         let scale = self.run.loss_scale.map_or(1., |scale| scale.factor());
-        let found = step::gradient(self.objective, self.policy, self.ranks, &work, scale)?;
+        let found = step::gradient(self.objective, self.policy, &self.partition, &work, scale)?;
         let losses = found.losses.clone();
         ensure!(losses.loss.is_finite(), "the loss is {}: {}", losses.loss, advice());
         let norm = self.apply(step, found, scale)?;
@@ -148,7 +157,7 @@ impl<'a, O: Objective> Run<'a, O> {
     fn apply(&mut self, step: usize, found: Gradient, scale: f64) -> Result<Option<f64>> {
         let Gradient { mut grads, squares, .. } = found;
         if let Some(bad) = squares.iter().position(|square| !square.is_finite()) {
-            let what = format!("the gradient of {}", self.policy.parameters[bad].parts[0].0);
+            let what = format!("the gradient of {}", self.partition.slots()[bad].name);
             let Some(loss_scale) = &mut self.run.loss_scale else { bail!("{what} is not finite: {}", advice()) };
             loss_scale.overflowed(&what)?;
             self.run.window.skipped += 1;
@@ -166,6 +175,7 @@ impl<'a, O: Objective> Run<'a, O> {
             grads = grads.into_iter().map(|grad| Ok((grad * factor)?)).collect::<Result<Vec<Tensor>>>()?;
         }
         self.optimizer.step(&grads, self.options.schedule.at(step))?;
+        self.partition.spread()?;
         Ok(Some(norm))
     }
 
@@ -224,11 +234,12 @@ impl<'a, O: Objective> Run<'a, O> {
     /// Writes `checkpoint-N`.
     fn save(&mut self) -> Result<()> {
         let Some(output) = &self.options.output_dir else { return Ok(()) };
-        if self.log.is_some() {
+        let optimizer = self.partition.gather(&self.optimizer)?;
+        if let Some(optimizer) = optimizer.filter(|_| self.log.is_some()) {
             let path = checkpoint::path(output, self.state.global_step);
             let write = |folder: &Path| -> Result<()> {
                 self.policy.save(folder)?;
-                files::safetensors_of(&folder.join(OPTIMIZER_FILE), &self.optimizer.tensors()?)?;
+                files::safetensors_of(&folder.join(OPTIMIZER_FILE), &optimizer)?;
                 self.state.write(&self.run, folder)
             };
             files::folder(&path, write)
@@ -264,9 +275,23 @@ impl<'a, O: Objective> Run<'a, O> {
             log.draw(&self.state.log_history)?;
         }
         self.ranks.barrier()?;
-        let optimizer_bytes = self.optimizer.state_bytes();
+        let optimizer_bytes = self.optimizer.state_bytes() + self.partition.piece_bytes();
         Ok(Outcome { state: self.state, train_loss, eval_loss, seconds, optimizer_bytes })
     }
+}
+
+/// What all ranks must have alike before the first step.
+fn facts(policy: &Policy, options: &TrainOptions) -> Vec<(String, String)> {
+    let checksum = |text: &str| format!("{:08x}", crc32c::crc32c(text.as_bytes()));
+    let version = ("npu-run".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let flags = options.flags.iter().map(|(name, value)| (format!("--{name}"), value.to_string()));
+    let shapes = policy.parameters.iter().map(|p| format!("{} {:?} {:?}", p.parts[0].0, p.var.shape(), p.var.dtype()));
+    let shapes = shapes.collect::<Vec<_>>().join("; ");
+    let model = [
+        ("the checksum of the model's configuration".to_owned(), checksum(&format!("{:?}", policy.model.config()))),
+        ("the checksum of what is trained".to_owned(), checksum(&shapes)),
+    ];
+    [version].into_iter().chain(flags).chain(model).collect()
 }
 
 fn fresh_state(options: &TrainOptions) -> State {

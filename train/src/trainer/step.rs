@@ -1,6 +1,6 @@
 //! One step up to its gradients, and what the host learns of it.
 
-use crate::{Gradients, Objective, Policy, Ranks};
+use crate::{Objective, Partition, Policy, Ranks};
 use anyhow::{Context, Result};
 use candle_ascend::{DType, Tensor, no_grad};
 
@@ -78,9 +78,9 @@ impl Sums {
 /// Gradients of a step with what the host has read of them.
 pub struct Gradient {
     pub losses: Losses,
-    /// In the order of the parameters, times the scale of the loss.
+    /// In the order of the partition's slots, times the scale of the loss.
     pub grads: Vec<Tensor>,
-    /// The sum of squares of each, without the scale.
+    /// The sum of squares of each, of all ranks' pieces where it is one, without the scale.
     pub squares: Vec<f64>,
 }
 
@@ -88,11 +88,12 @@ pub struct Gradient {
 pub fn gradient<O: Objective>(
     objective: &mut O,
     policy: &Policy,
-    ranks: &Ranks,
+    partition: &Partition,
     work: &Work<O::Batch>,
     scale: f64,
 ) -> Result<Gradient> {
-    let mut gradients = Gradients::new(&policy.parameters, ranks);
+    let ranks = partition.ranks();
+    let mut gradients = partition.gradients();
     let mut sums = Sums::default();
     for (i, batch) in work.batches.iter().enumerate() {
         let loss = objective.loss(policy, batch)?;
@@ -102,7 +103,7 @@ pub fn gradient<O: Objective>(
     let grads = gradients.finish()?;
     let total = sums.finish(work, policy, ranks)?;
     let squares = grads.iter().map(|grad| Ok(grad.sqr()?.sum_all()?)).collect::<Result<Vec<_>>>()?;
-    let squares = Tensor::stack(&squares, 0).context("nothing of the model is trained")?;
+    let squares = partition.total(&Tensor::stack(&squares, 0).context("nothing of the model is trained")?)?;
     let read = Tensor::cat(&[&total, &squares], 0)?.to_vec1::<f32>()?;
     ranks.check()?;
     let (losses, squares) = read.split_at(read.len() - grads.len());

@@ -6,6 +6,7 @@
 use crate::train::TrainCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -38,6 +39,8 @@ pub enum Command {
     /// Fine-tune a checkpoint
     #[command(subcommand)]
     Train(TrainCommand),
+    /// Start several processes of this program that work together, such as `train --hccl`
+    Launch(LaunchArgs),
     /// Check the machine: libraries, devices, copies, streams and every operator against plain arithmetic
     Smoke(SmokeArgs),
 }
@@ -288,4 +291,40 @@ pub struct SmokeArgs {
     /// Print one JSON report instead of tables
     #[arg(long)]
     pub json: bool,
+}
+
+/// Start N processes on this host, with torchrun's variables: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
+/// MASTER_PORT. When one of them dies, the others are ended.
+///
+///   npu-run launch --nproc-per-node 8 -- train sft --hccl --model DIR --data FILE --output-dir OUT
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct LaunchArgs {
+    /// Processes on this host, one for each of its NPUs
+    #[arg(long, default_value_t = 1, value_name = "N", alias = "nproc_per_node")]
+    pub nproc_per_node: usize,
+
+    /// Hosts of the job; run the same command on each, with its own --node-rank
+    #[arg(long, default_value_t = 1, value_name = "M")]
+    pub nnodes: usize,
+
+    /// Which of the hosts this is, from 0
+    #[arg(long, default_value_t = 0, value_name = "R", alias = "node_rank")]
+    pub node_rank: usize,
+
+    /// Address of the host with --node-rank 0, where rank 0 listens [default: 127.0.0.1 for one host]
+    #[arg(long, value_name = "A", alias = "master_addr")]
+    pub master_addr: Option<String>,
+
+    /// Port there [default: a free one for one host, else 29500]
+    #[arg(long, value_name = "P", alias = "master_port")]
+    pub master_port: Option<u16>,
+
+    /// Seconds that processes get to end when they are asked to, before they are killed
+    #[arg(long, default_value_t = 10, value_name = "S")]
+    pub grace: u64,
+
+    /// What each process runs: a subcommand of npu-run with its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }

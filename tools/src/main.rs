@@ -5,6 +5,7 @@ mod cli;
 mod demo;
 mod device;
 mod infer;
+mod launch;
 mod logits;
 mod merge;
 mod model;
@@ -19,6 +20,7 @@ use cli::{Cli, Command};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    launch::end_with_launcher();
     let cli = Cli::parse();
     device::register_simulator();
     let done = match &cli.command {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Launch(args) => launch::run(args),
         Command::Smoke(args) => smoke::run(args),
         Command::Train(command) => train::run(command),
     };

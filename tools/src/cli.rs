@@ -5,6 +5,7 @@
 
 use crate::train::TrainCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use npu_train::Zero;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -291,6 +292,31 @@ pub struct SmokeArgs {
     /// Print one JSON report instead of tables
     #[arg(long)]
     pub json: bool,
+}
+
+/// Training over several devices.
+#[derive(Clone, Debug, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Several devices")]
+pub struct ParallelArgs {
+    /// Train together with the other processes of the job, each on the NPU of its local rank. `npu-run launch`, torchrun, Slurm,
+    /// mpirun and msrun start such jobs
+    #[arg(long)]
+    #[serde(skip)]
+    pub hccl: bool,
+
+    /// What is divided among the ranks: 0 nothing, 1 the optimizer's state, 2 also the reduced gradients
+    #[arg(long, default_value = "0", value_name = "STAGE", requires = "hccl")]
+    pub zero: Zero,
+
+    /// Megabytes of gradients that go over the wire at a time
+    #[arg(long, default_value_t = 25, value_name = "MB", requires = "hccl")]
+    pub ddp_bucket_cap_mb: usize,
+
+    /// HCCL's list of the job's devices, instead of a meeting at MASTER_ADDR
+    #[arg(long, value_name = "FILE", env = "RANK_TABLE_FILE")]
+    #[serde(skip)]
+    pub rank_table: Option<PathBuf>,
 }
 
 /// Start N processes on this host, with torchrun's variables: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and

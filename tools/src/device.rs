@@ -62,12 +62,33 @@ pub fn open(args: &DeviceArgs) -> Result<Opened> {
         Choice::Cpu => Ok(Opened { device: Device::Cpu, line: "cpu".into(), simulated: false }),
         Choice::Npu(index) => npu(args, index),
         Choice::Cuda(index) => cuda(index),
-        Choice::Sim(soc) => {
-            let device = NpuDevice::simulated(soc.as_deref().unwrap_or(""), 0).context("opening the simulated NPU")?;
-            let line = format!("simulated NPU: {}", device.source());
-            Ok(Opened { device: Device::Npu(device), line, simulated: true })
+        Choice::Sim(soc) => sim(soc.as_deref(), 0),
+    }
+}
+
+/// Opens the NPU of the process that is `local_rank` on this host, of the kind that the arguments name.
+pub fn open_as(args: &DeviceArgs, local_rank: usize) -> Result<Opened> {
+    match args.device.parse()? {
+        // A process that fell back to the CPU would keep the others waiting.
+        Choice::Auto => npu(args, local_rank),
+        Choice::Npu(_) if args.device == "npu" => npu(args, local_rank),
+        Choice::Npu(_) => bail!(
+            "--device {} with --hccl: every process takes the NPU of its local rank; write --device npu, and choose among the \
+             host's NPUs with ASCEND_RT_VISIBLE_DEVICES",
+            args.device
+        ),
+        Choice::Sim(soc) => sim(soc.as_deref(), local_rank),
+        Choice::Cpu | Choice::Cuda(_) => {
+            bail!("--device {} with --hccl: HCCL joins NPUs; use --device npu or --device sim", args.device)
         }
     }
+}
+
+fn sim(soc: Option<&str>, index: usize) -> Result<Opened> {
+    let opening = || format!("opening simulated NPU {index}");
+    let device = NpuDevice::simulated(soc.unwrap_or(""), index).with_context(opening)?;
+    let line = format!("simulated NPU: {}", device.source());
+    Ok(Opened { device: Device::Npu(device), line, simulated: true })
 }
 
 fn npu(args: &DeviceArgs, index: usize) -> Result<Opened> {

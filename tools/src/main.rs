@@ -11,6 +11,7 @@ mod merge;
 mod model;
 mod modelled;
 mod progress;
+mod ranks;
 mod report;
 mod smoke;
 mod train;

@@ -1,7 +1,7 @@
 //! What `npu-run train` can be told: the names and defaults are transformers' and TRL's where they have the thing.
 
 use super::lora::LoraArgs;
-use crate::cli::{DeviceArgs, ModelArgs};
+use crate::cli::{DeviceArgs, ModelArgs, ParallelArgs};
 use clap::{Args, Subcommand};
 use npu_train::Decay;
 use serde::Serialize;
@@ -42,6 +42,10 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub lora: LoraArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub parallel: ParallelArgs,
 
     /// Folder that takes checkpoints, logs and the trained model
     #[arg(long, value_name = "DIR")]

@@ -2,9 +2,9 @@
 
 use super::args::{DataArgs, Optim, TrainArgs};
 use super::screen::Screen;
-use crate::device::{self, Opened};
+use crate::device::Opened;
 use crate::model::{self, Folder};
-use crate::{progress, report};
+use crate::{progress, ranks, report};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;
 use candle_ascend::{DType, Device};
@@ -45,14 +45,18 @@ impl<'a> Setup<'a> {
             other => bail!("the arguments are {other} instead of a list of names and values"),
         };
         let folder = Folder::of(&args.model)?;
-        let opened = device::open(&args.device)?;
+        let (opened, ranks) = ranks::open(&args.parallel, &args.device)?;
         let dtype = match (args.bf16, args.fp16) {
             (true, _) => DType::BF16,
             (_, true) => DType::F16,
             _ => model::dtype(&args.model, &folder, &opened.device)?,
         };
-        let setup = Self { args, objective, flags, folder, opened, dtype, ranks: Ranks::single() };
-        setup.say(&format!("{} on {}, {}", setup.folder.name(), setup.opened.line, dtype.as_str()));
+        let setup = Self { args, objective, flags, folder, opened, dtype, ranks };
+        let together = match setup.ranks.size() {
+            1 => String::new(),
+            size => format!(", {size} ranks"),
+        };
+        setup.say(&format!("{} on {}, {}{together}", setup.folder.name(), setup.opened.line, dtype.as_str()));
         Ok(setup)
     }
 
@@ -159,6 +163,7 @@ impl<'a> Setup<'a> {
                 weight_decay: args.weight_decay,
                 eight_bits: args.optim == Optim::Adamw8bit,
             },
+            sharding: ranks::sharding(&args.parallel),
             max_grad_norm: args.max_grad_norm,
             logging_steps: args.logging_steps,
             save_steps: args.save_steps,

@@ -52,6 +52,11 @@ pub trait Objective {
         Ok(Vec::new())
     }
 
+    /// What tells its samples from others: the same on every rank.
+    fn data(&self) -> String {
+        String::new()
+    }
+
     /// The epoch, with a fraction, that `step` steps have come to; `None` where there are no epochs.
     fn epoch(&self, _step: usize) -> Option<f64> {
         None
@@ -66,6 +71,11 @@ pub trait Batches {
     /// As [`Objective::held_out`].
     fn held_out(&mut self, _ranks: &Ranks) -> Result<Vec<Batch>> {
         Ok(Vec::new())
+    }
+
+    /// As [`Objective::data`].
+    fn data(&self) -> String {
+        String::new()
     }
 
     /// As [`Objective::epoch`].

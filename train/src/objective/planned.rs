@@ -44,6 +44,11 @@ impl Batches for Planned {
         Ok(steps.collect::<Result<Vec<_>>>()?.concat())
     }
 
+    fn data(&self) -> String {
+        let lengths = self.corpus.lengths().iter().flat_map(|length| length.to_le_bytes()).collect::<Vec<_>>();
+        format!("{} samples, {:08x}", self.corpus.lengths().len(), crc32c::crc32c(&lengths))
+    }
+
     fn epoch(&self, step: usize) -> Option<f64> {
         Some(self.plan.epoch(step))
     }

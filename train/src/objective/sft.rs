@@ -53,6 +53,10 @@ impl<B: Batches> Objective for Sft<B> {
         self.batches.held_out(ranks)
     }
 
+    fn data(&self) -> String {
+        self.batches.data()
+    }
+
     fn epoch(&self, step: usize) -> Option<f64> {
         self.batches.epoch(step)
     }

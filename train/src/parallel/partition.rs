@@ -7,17 +7,21 @@ use anyhow::{Result, bail};
 use candle_ascend::comm::{Communicator, Pending, Reduction};
 use candle_ascend::{DType, Tensor, TensorId, Var};
 use npu_models::Parameter;
+use serde::Serialize;
 use std::collections::HashMap;
 
 /// What is divided among the ranks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Zero {
     /// Nothing: every rank changes every parameter.
     #[default]
+    #[serde(rename = "0")]
     Off,
     /// The optimizer's state (stage 1).
+    #[serde(rename = "1")]
     State,
     /// The state, and the gradients once they are reduced (stage 2).
+    #[serde(rename = "2")]
     Gradients,
 }
 

@@ -41,7 +41,7 @@ impl<'a, O: Objective> Run<'a, O> {
         progress: &'a mut dyn Progress,
     ) -> Result<Self> {
         ensure!(!policy.parameters.is_empty(), "nothing of the model is trained");
-        ranks.agree(&facts(policy, options))?;
+        ranks.agree(&facts(policy, objective.data(), options))?;
         policy.parameters.iter().try_for_each(|parameter| ranks.share(&parameter.var))?;
         let partition = Partition::new(&policy.parameters, ranks, options.sharding)?;
         let mut run = Self {
@@ -281,17 +281,18 @@ impl<'a, O: Objective> Run<'a, O> {
 }
 
 /// What all ranks must have alike before the first step.
-fn facts(policy: &Policy, options: &TrainOptions) -> Vec<(String, String)> {
+fn facts(policy: &Policy, data: String, options: &TrainOptions) -> Vec<(String, String)> {
     let checksum = |text: &str| format!("{:08x}", crc32c::crc32c(text.as_bytes()));
     let version = ("npu-run".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     let flags = options.flags.iter().map(|(name, value)| (format!("--{name}"), value.to_string()));
     let shapes = policy.parameters.iter().map(|p| format!("{} {:?} {:?}", p.parts[0].0, p.var.shape(), p.var.dtype()));
     let shapes = shapes.collect::<Vec<_>>().join("; ");
-    let model = [
+    let files = [
+        ("the data, with the checksum of its samples' lengths,".to_owned(), data),
         ("the checksum of the model's configuration".to_owned(), checksum(&format!("{:?}", policy.model.config()))),
         ("the checksum of what is trained".to_owned(), checksum(&shapes)),
     ];
-    [version].into_iter().chain(flags).chain(model).collect()
+    [version].into_iter().chain(flags).chain(files).collect()
 }
 
 fn fresh_state(options: &TrainOptions) -> State {

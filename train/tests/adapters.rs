@@ -9,7 +9,7 @@ use candle_ascend::{DType, Device, Tensor, no_grad, safetensors};
 use common::{GoldenSteps, golden, numbers, simulated};
 use npu_models::Held;
 use npu_train::adapter::{AdapterDir, LoraConfig, Start, Targets, load_with_adapter, merge};
-use npu_train::{Batch, Decay, Gradients, Plain, Policy, Ranks, Sft, TrainOptions, train};
+use npu_train::{Batch, Decay, Partition, Plain, Policy, Ranks, Sft, Sharding, TrainOptions, train};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,8 +62,8 @@ fn step(policy: &Policy, step: usize) -> Result<(f32, Vec<Tensor>)> {
     let labels = batch.next_labels(&policy.device)?;
     let loss = linear_cross_entropy(&policy.hidden(&batch)?, policy.head()?, &labels, CrossEntropy::default())?;
     let value = loss.to_scalar::<f32>()?;
-    let ranks = Ranks::single();
-    let mut gradients = Gradients::new(&policy.parameters, &ranks);
+    let partition = Partition::new(&policy.parameters, &Ranks::single(), Sharding::default())?;
+    let mut gradients = partition.gradients();
     gradients.add(loss, 1.0, true)?;
     Ok((value, gradients.finish()?))
 }

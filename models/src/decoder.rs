@@ -13,7 +13,7 @@ use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;
 use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Weight};
-use candle_ascend::{DType, Tensor};
+use candle_ascend::{DType, Device, Tensor};
 use std::sync::Arc;
 
 /// `y = x Wᵀ + b`, the weight stored `[out, in]`.
@@ -112,6 +112,8 @@ pub(crate) struct Pass {
 enum Place {
     /// After this many positions.
     After(usize),
+    /// Whole sequences of these lengths, one after the other in one row.
+    Packed(Vec<usize>),
     /// One token a sequence, at positions [B] that the device holds, with the keys that lie beyond them.
     At { positions: Tensor, beyond: HiddenKeys },
 }
@@ -122,12 +124,15 @@ impl Pass {
         Ok(ops::rotary(query, key, &self.cos, &self.sin)?)
     }
 
-    /// Each token sees what came before it, and itself.
-    pub fn mask(&self) -> AttentionMask<'_> {
-        match &self.place {
-            Place::After(offset) => AttentionMask::Causal { offset: *offset },
-            Place::At { beyond, .. } => AttentionMask::Hidden(beyond),
-        }
+    /// Attention `[B, N, T, E]` in which each token sees what came before it in its sequence, and itself.
+    pub fn attention(&self, query: &Tensor, keys: &Tensor, values: &Tensor, scale: f64) -> Result<Tensor> {
+        Ok(match &self.place {
+            Place::After(offset) => {
+                ops::attention(query, keys, values, scale, AttentionMask::Causal { offset: *offset })
+            }
+            Place::Packed(lengths) => ops::attention_packed(query, keys, values, scale, lengths),
+            Place::At { beyond, .. } => ops::attention(query, keys, values, scale, AttentionMask::Hidden(beyond)),
+        }?)
     }
 }
 
@@ -168,18 +173,15 @@ impl Attention {
             (Some((q, k)), Place::At { .. }) => {
                 ops::norm_rotary(query, key, (&q.weight, &k.weight), q.eps, &pass.cos, &pass.sin)?
             }
-            (Some((q, k)), Place::After(_)) => {
+            (Some((q, k)), Place::After(_) | Place::Packed(_)) => {
                 ops::rotary(&q.forward(&query)?, &k.forward(&key)?, &pass.cos, &pass.sin)?
             }
         };
-        let ((keys, values), mask) = match &pass.place {
-            Place::After(offset) => (cache.append(&key, &value)?, AttentionMask::Causal { offset: *offset }),
-            Place::At { positions, beyond } => {
-                (cache.write_at(&key, &value, positions)?, AttentionMask::Hidden(beyond))
-            }
+        let (keys, values) = match &pass.place {
+            Place::After(_) | Place::Packed(_) => cache.append(&key, &value)?,
+            Place::At { positions, .. } => cache.write_at(&key, &value, positions)?,
         };
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let mixed = ops::attention(&query, &keys, &values, scale, mask)?;
+        let mixed = pass.attention(&query, &keys, &values, 1.0 / (self.head_dim as f64).sqrt())?;
         self.output.forward(&mixed.transpose(1, 2)?.reshape((batch, tokens, self.heads * self.head_dim))?)
     }
 }
@@ -323,9 +325,17 @@ impl Decoder {
         Ok(Pass { cos, sin, place: Place::After(start) })
     }
 
+    /// A pass over whole sequences of these lengths, one after the other.
+    fn pass_packed(&self, lengths: &[usize], device: &Device) -> Result<Pass> {
+        let positions = Tensor::from_iter(lengths.iter().flat_map(|&length| 0..length as u32), device)?;
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        let (cos, sin) = self.rotary.rows_at(&positions, longest)?;
+        Ok(Pass { cos, sin, place: Place::Packed(lengths.to_vec()) })
+    }
+
     /// A pass over one token a sequence, at `positions` [B] of a cache for `capacity` positions. All are the same.
     fn pass_at(&self, positions: &Tensor, capacity: usize) -> Result<Pass> {
-        let (cos, sin) = self.rotary.row_at(&positions.narrow(0, 0, 1)?, capacity)?;
+        let (cos, sin) = self.rotary.rows_at(&positions.narrow(0, 0, 1)?, capacity)?;
         let places = self.places.up_to(capacity)?;
         let beyond = HiddenKeys::new(places.broadcast_gt(&positions.unsqueeze(1)?)?)?;
         Ok(Pass { cos, sin, place: Place::At { positions: positions.clone(), beyond } })
@@ -404,17 +414,27 @@ impl CausalLm for Decoder {
         Ok(Some(self.head.forward(&normed)?))
     }
 
-    fn hidden(&self, input_ids: &Tensor, keep: Option<Checkpoint>) -> Result<Tensor> {
-        let (batch, tokens) = input_ids.dims2().context("input_ids, wanted [B, T]")?;
-        let most = self.config.max_position_embeddings;
-        ensure!(
-            (1..=most).contains(&tokens),
-            "sequences of {tokens} tokens, wanted 1 to the model's context of {most}"
-        );
-        let rows = self.embedding.embedding(&input_ids.flatten_all()?, self.dtype)?;
-        let stream = rows.reshape((batch, tokens, self.config.hidden_size))?;
-        let pass = self.pass_after(0, tokens)?;
-        self.norm.forward(&self.train_layers(stream, pass, keep)?)
+    fn hidden_packed(&self, input_ids: &Tensor, lengths: &[usize], keep: Option<Checkpoint>) -> Result<Tensor> {
+        let (tokens, most) = (input_ids.dims1().context("input_ids, wanted [N]")?, self.config.max_position_embeddings);
+        let sum = lengths.iter().sum::<usize>();
+        ensure!(sum == tokens, "{tokens} tokens are not sequences of {lengths:?}, which are {sum}");
+        for length in lengths {
+            ensure!(
+                (1..=most).contains(length),
+                "a sequence of {length} tokens, wanted 1 to the model's context of {most}"
+            );
+        }
+        let Some(&first) = lengths.first() else { bail!("there are no sequences") };
+        // Sequences of one length are the rows of a batch, whose attention is one operator.
+        let ((batch, width), pass) = if lengths.iter().all(|length| *length == first) {
+            ((lengths.len(), first), self.pass_after(0, first)?)
+        } else {
+            ((1, tokens), self.pass_packed(lengths, input_ids.device())?)
+        };
+        let stream =
+            self.embedding.embedding(input_ids, self.dtype)?.reshape((batch, width, self.config.hidden_size))?;
+        let hidden = self.norm.forward(&self.train_layers(stream, pass, keep)?)?;
+        Ok(hidden.reshape((tokens, self.config.hidden_size))?)
     }
 
     fn head(&self) -> Result<&Tensor> {

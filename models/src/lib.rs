@@ -79,10 +79,20 @@ pub trait CausalLm: Send + Sync {
         Ok(None)
     }
 
-    /// Hidden states `[B, T, H]` after the last norm of the whole sequences `input_ids` [B, T] (u32): the pass of training,
-    /// without a cache. With `keep`, layers are computed again in backward instead of keeping what is inside of them.
-    fn hidden(&self, _input_ids: &Tensor, _keep: Option<Checkpoint>) -> Result<Tensor> {
+    /// Hidden states `[N, H]` after the last norm of whole sequences of these `lengths`, one after the other in `input_ids`
+    /// `[N]` (u32): the pass of training, without a cache and without padding, in which no sequence sees another. Those of
+    /// one length that lie side by side share the launches of their attention; everything else is one launch for all. With
+    /// `keep`, layers are computed again in backward instead of keeping what is inside of them.
+    fn hidden_packed(&self, _input_ids: &Tensor, _lengths: &[usize], _keep: Option<Checkpoint>) -> Result<Tensor> {
         bail!("this architecture has no pass for training yet")
+    }
+
+    /// [`Self::hidden_packed`] of sequences of one length, `input_ids` [B, T] to `[B, T, H]`.
+    fn hidden(&self, input_ids: &Tensor, keep: Option<Checkpoint>) -> Result<Tensor> {
+        let (batch, tokens) = input_ids.dims2().context("input_ids, wanted [B, T]")?;
+        let hidden = self.hidden_packed(&input_ids.flatten_all()?, &vec![tokens; batch], keep)?;
+        let width = hidden.dim(1)?;
+        Ok(hidden.reshape((batch, tokens, width))?)
     }
 
     /// The projection `[V, H]` of hidden states to the vocabulary.

@@ -146,7 +146,7 @@ impl Mla {
         let query = by_batch(by_head(&nope, width)?.matmul(&keys.contiguous()?)?, latent)?;
         let query = Tensor::cat(&[&query, &rope], D::Minus1)?;
         let rows = cached.narrow(D::Minus1, 0, latent)?;
-        let mixed = ops::attention(&query, cached, &rows, self.scale, pass.mask())?;
+        let mixed = pass.attention(&query, cached, &rows, self.scale)?;
         let mixed = by_head(&mixed, latent)?.matmul(&values.transpose(1, 2)?)?;
         Ok(by_batch(mixed, value)?)
     }
@@ -163,7 +163,7 @@ impl Mla {
         let keys = Tensor::cat(&[&both.narrow(D::Minus1, 0, qk_nope_head_dim)?, &shared.contiguous()?], D::Minus1)?;
         let values = both.narrow(D::Minus1, qk_nope_head_dim, v_head_dim)?.contiguous()?;
         let query = Tensor::cat(&[&nope, &rope], D::Minus1)?;
-        Ok(ops::attention(&query, &keys, &values, self.scale, pass.mask())?)
+        pass.attention(&query, &keys, &values, self.scale)
     }
 }
 

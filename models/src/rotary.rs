@@ -30,9 +30,9 @@ impl RotaryTables {
         self.halves(&self.table(start + count)?.narrow(0, start, count)?)
     }
 
-    /// The same of one position below `most` that the device holds, `position` [1].
-    pub fn row_at(&self, position: &Tensor, most: usize) -> Result<(Tensor, Tensor)> {
-        self.halves(&ops::embedding(&self.table(most)?, position)?)
+    /// The same of any positions below `most`, which the device holds: `positions` `[count]`.
+    pub fn rows_at(&self, positions: &Tensor, most: usize) -> Result<(Tensor, Tensor)> {
+        self.halves(&ops::embedding(&self.table(most)?, positions)?)
     }
 
     /// The table of at least `positions` positions.

@@ -95,18 +95,7 @@ impl Policy {
 
     /// Hidden states after the last norm of every token of `batch`, `[N, H]`. Adapters drop elements where gradients are recorded.
     pub fn hidden(&self, batch: &Batch) -> Result<Tensor> {
-        self.masks.next().run(|| self.pass(batch))
-    }
-
-    fn pass(&self, batch: &Batch) -> Result<Tensor> {
-        let ids = batch.ids(&self.device)?;
-        let mut start = 0;
-        let mut parts = Vec::with_capacity(batch.samples.len());
-        for length in batch.lengths() {
-            parts.push(self.model.hidden(&ids.narrow(0, start, length)?.unsqueeze(0)?, self.keep)?.squeeze(0)?);
-            start += length;
-        }
-        Ok(Tensor::cat(&parts, 0)?)
+        self.masks.next().run(|| self.model.hidden_packed(&batch.ids(&self.device)?, &batch.lengths(), self.keep))
     }
 
     /// The projection `[V, H]` of hidden states to the vocabulary.

@@ -153,6 +153,33 @@ fn attention_with_shared_heads() {
 }
 
 #[test]
+fn packed_attention_is_that_of_each_sequence_alone() {
+    let shapes: [&[usize]; 3] = [&[1, 6, 12, 32], &[1, 2, 12, 32], &[1, 2, 12, 32]];
+    const LENGTHS: [usize; 4] = [4, 4, 1, 3];
+    check("packed attention", shapes, |[q, k, v]| ops::attention_packed(q, k, v, 0.18, &LENGTHS));
+    for device in devices() {
+        let x: Vec<_> = (0..3).map(|i| ours(&operand(&mut rng(i), shapes[i as usize], DType::F32), &device)).collect();
+        let packed = ops::attention_packed(&x[0], &x[1], &x[2], 0.18, &LENGTHS).expect("packed");
+        let mut start = 0;
+        for length in LENGTHS {
+            let part = |x: &Tensor| x.narrow(2, start, length);
+            let alone = ops::attention(
+                &part(&x[0]).expect("queries"),
+                &part(&x[1]).expect("keys"),
+                &part(&x[2]).expect("values"),
+                0.18,
+                ops::AttentionMask::Causal { offset: 0 },
+            );
+            let alone = alone.and_then(|x| x.to_candle()).expect("alone");
+            assert_close(device.kind(), &part(&packed).expect("its rows"), &alone, tolerance(DType::F32));
+            start += length;
+        }
+        let error = ops::attention_packed(&x[0], &x[1], &x[2], 0.18, &[4, 4]).expect_err("tokens are left").to_string();
+        assert!(error.contains("[4, 4]"), "{error}");
+    }
+}
+
+#[test]
 fn causal_attention_is_the_mask_that_it_says() {
     let x: Vec<_> =
         (0..3).map(|seed| ours(&operand(&mut rng(seed), &[1, 2, 4, 16], DType::F32), &Device::Cpu)).collect();

@@ -6,7 +6,7 @@ use super::device::MASK_SIDE;
 use super::dtype::{FLOATS, require};
 use super::fused::Contiguous;
 use super::storage::NpuStorage;
-use crate::acl::{Error, TensorDesc, View, launch};
+use crate::acl::{Error, IntArray, TensorDesc, View, launch};
 use acl_sys::loader::op;
 use acl_sys::{ACL_UINT8, aclDataType};
 use candle_core::{DType, Layout, Result};
@@ -14,17 +14,24 @@ use candle_core::{DType, Layout, Result};
 /// What FlashAttentionScore keeps of each row for its gradient: the largest score and the sum of exponentials, in F32.
 #[derive(Debug)]
 pub struct RowStatistics {
+    /// Where each sequence ends, if several lie one after the other.
+    ends: Option<Vec<i64>>,
     max: NpuStorage,
     sum: NpuStorage,
 }
 
 /// The statistics come eight times each.
 const REPEATS: usize = 8;
-/// Most heads and widest head of attention with a gradient.
+/// Most heads and widest head of attention with a gradient; most sequences, and their tokens, of the packed one.
 const TRAINED_HEADS: usize = 256;
 const TRAINED_WIDTH: usize = 768;
+const TRAINED_SEQUENCES: usize = 2048;
+const TRAINED_TOKENS: usize = 1 << 20;
 /// "No limit" of the windows.
 const ALL_TOKENS: i64 = i32::MAX as i64;
+/// Kind of a bias on positions, which goes with having none.
+const NO_BIAS: i64 = 1;
+const NO_INTS: Option<&IntArray<'static>> = None;
 
 /// Numbers of an AdamW step; `step` is counted from 1.
 #[derive(Clone, Copy, Debug)]
@@ -107,13 +114,29 @@ impl NpuStorage {
 
     /// Whether attention with a gradient takes these shapes, `[B, H, S, D]` and `[B, G, T, D]`: 16-bit types.
     pub(crate) fn trains_attention(&self, layout: &Layout, keys: &Layout) -> bool {
-        let typed = matches!(self.element(), DType::F16 | DType::BF16);
-        let fits = |dims: &[usize]| matches!(dims, &[b, h, s, d] if b * s > 0 && (1..=TRAINED_HEADS).contains(&h) && (1..=TRAINED_WIDTH).contains(&d));
-        typed && fits(layout.dims()) && fits(keys.dims()) && self.context().has::<op::FlashAttentionScoreGrad>()
+        let fits = |dims: &[usize]| matches!(dims, &[b, h, s, d] if b * s > 0 && trains_heads(h, d));
+        self.trains_type()
+            && fits(layout.dims())
+            && fits(keys.dims())
+            && self.context().has::<op::FlashAttentionScoreGrad>()
+    }
+
+    /// The same for so many sequences one after the other, `[N, H, D]` and `[N, G, D]`.
+    pub(crate) fn trains_packed(&self, layout: &Layout, keys: &Layout, sequences: usize) -> bool {
+        let fits =
+            |dims: &[usize]| matches!(dims, &[n, h, d] if (1..=TRAINED_TOKENS).contains(&n) && trains_heads(h, d));
+        let few = (1..=TRAINED_SEQUENCES).contains(&sequences);
+        let here = self.context().has::<op::FlashAttentionUnpaddingScoreGradV2>();
+        self.trains_type() && few && fits(layout.dims()) && fits(keys.dims()) && here
+    }
+
+    fn trains_type(&self) -> bool {
+        matches!(self.element(), DType::F16 | DType::BF16)
     }
 
     /// Attention of queries (`self`) `[B, H, S, D]` to keys and values, with what its gradient wants. With `causal` the last
-    /// query sees every key, each earlier one sees one less.
+    /// query sees every key, each earlier one sees one less. With `ends` the operands are `[N, H, D]` and `[N, G, D]`, sequences that
+    /// end there.
     pub fn trained_attention(
         &self,
         layout: &Layout,
@@ -121,27 +144,39 @@ impl NpuStorage {
         values: (&Self, &Layout),
         causal: bool,
         scale: f64,
+        ends: Option<&[i64]>,
     ) -> Result<(Self, RowStatistics)> {
         const NO: Option<&TensorDesc<'static>> = None;
-        let &[batch, heads, queries, _] = layout.dims() else {
-            let why = format!("queries of shape {:?}, wanted four dimensions", layout.dims());
+        // Heads are the second dimension in either order, and each row of queries has its statistics.
+        let [before @ .., _] = layout.dims() else {
+            let why = format!("queries of shape {:?}, wanted four or three dimensions", layout.dims());
             return Err(Error::Arguments { op: "attention", why }.into());
         };
+        let (heads, rows) = (layout.dims()[1] as i64, [before, &[REPEATS]].concat());
         let [q, k, v] = compact([(self, layout), keys, values])?;
         let out = self.npu().uninit(self.element(), layout.shape().elem_count())?;
-        let rows = [batch, heads, queries, REPEATS];
         let statistic = || self.npu().uninit(DType::F32, rows.iter().product());
-        let kept = RowStatistics { max: statistic()?, sum: statistic()? };
+        let kept = RowStatistics { max: statistic()?, sum: statistic()?, ends: ends.map(<[i64]>::to_vec) };
         let triangle = if causal { Some(self.npu().causal_mask()?) } else { None };
         let mask = triangle.as_ref().map(|mask| triangle_desc(&mask.0)).transpose()?;
         let (q, k, v) = (q.view()?.desc()?, k.view()?.desc()?, v.view()?.desc()?);
         let (max, sum) = (kept.max.shaped(&rows)?.desc()?, kept.sum.shaped(&rows)?.desc()?);
         let y = out.shaped(layout.dims())?.desc()?;
-        #[rustfmt::skip]
-        launch::<op::FlashAttentionScore, _>(self.context(), (
-            &q, &k, &v, NO, NO, NO, mask.as_ref(), None::<&crate::acl::IntArray<'static>>, scale, 1f64, ALL_TOKENS, ALL_TOKENS,
-            heads as i64, c"BNSD", 0i64, sparse_mode(causal), &max, &sum, NO, &y,
-        ))?;
+        match ends {
+            #[rustfmt::skip]
+            None => launch::<op::FlashAttentionScore, _>(self.context(), (
+                &q, &k, &v, NO, NO, NO, mask.as_ref(), NO_INTS, scale, 1f64, ALL_TOKENS, ALL_TOKENS,
+                heads, c"BNSD", 0i64, sparse_mode(causal), &max, &sum, NO, &y,
+            ))?,
+            #[rustfmt::skip]
+            Some(ends) => {
+                let ends = IntArray::new(self.context(), ends)?;
+                launch::<op::FlashAttentionVarLenScoreV2, _>(self.context(), (
+                    &q, &k, &v, NO, NO, NO, mask.as_ref(), NO_INTS, Some(&ends), Some(&ends), NO_INTS, NO_INTS, scale, 1f64, ALL_TOKENS,
+                    ALL_TOKENS, heads, c"TND", 0i64, sparse_mode(causal), NO_BIAS, &max, &sum, NO, &y,
+                ))?;
+            }
+        };
         drop((max, sum, y));
         Ok((out, kept))
     }
@@ -161,8 +196,8 @@ impl NpuStorage {
         scale: f64,
     ) -> Result<[Self; 3]> {
         const NO: Option<&TensorDesc<'static>> = None;
-        const NO_INTS: Option<&crate::acl::IntArray<'static>> = None;
-        let (heads, rows) = (layout.dims()[1], [&layout.dims()[..3], &[REPEATS]].concat());
+        let dims = layout.dims();
+        let (heads, rows) = (dims[1] as i64, [&dims[..dims.len() - 1], &[REPEATS]].concat());
         let operands = compact([(self, layout), keys, values, out, grad])?;
         let fresh = |layout: &Layout| self.npu().uninit(self.element(), layout.shape().elem_count());
         let grads = [fresh(layout)?, fresh(keys.1)?, fresh(values.1)?];
@@ -173,11 +208,21 @@ impl NpuStorage {
         let (max, sum) = (kept.max.shaped(&rows)?.desc()?, kept.sum.shaped(&rows)?.desc()?);
         let dq = grads[0].shaped(layout.dims())?.desc()?;
         let (dk, dv) = (grads[1].shaped(keys.1.dims())?.desc()?, grads[2].shaped(values.1.dims())?.desc()?);
-        #[rustfmt::skip]
-        launch::<op::FlashAttentionScoreGrad, _>(self.context(), (
-            q, k, v, g, NO, NO, NO, mask.as_ref(), Some(&max), Some(&sum), NO, Some(y), NO_INTS, scale, 1f64, ALL_TOKENS, ALL_TOKENS,
-            heads as i64, c"BNSD", 0i64, sparse_mode(causal), &dq, &dk, &dv, NO,
-        ))?;
+        match &kept.ends {
+            #[rustfmt::skip]
+            None => launch::<op::FlashAttentionScoreGrad, _>(self.context(), (
+                q, k, v, g, NO, NO, NO, mask.as_ref(), Some(&max), Some(&sum), NO, Some(y), NO_INTS, scale, 1f64, ALL_TOKENS, ALL_TOKENS,
+                heads, c"BNSD", 0i64, sparse_mode(causal), &dq, &dk, &dv, NO,
+            ))?,
+            #[rustfmt::skip]
+            Some(ends) => {
+                let ends = IntArray::new(self.context(), ends)?;
+                launch::<op::FlashAttentionUnpaddingScoreGradV2, _>(self.context(), (
+                    q, k, v, g, NO, NO, NO, mask.as_ref(), Some(&max), Some(&sum), NO, Some(y), NO_INTS, Some(&ends), Some(&ends), NO_INTS,
+                    NO_INTS, scale, 1f64, ALL_TOKENS, ALL_TOKENS, heads, c"TND", 0i64, sparse_mode(causal), NO_BIAS, &dq, &dk, &dv, NO,
+                ))?;
+            }
+        };
         drop((dq, dk, dv));
         Ok(grads)
     }
@@ -206,6 +251,10 @@ impl NpuStorage {
         ))?;
         Ok(())
     }
+}
+
+fn trains_heads(heads: usize, width: usize) -> bool {
+    (1..=TRAINED_HEADS).contains(&heads) && (1..=TRAINED_WIDTH).contains(&width)
 }
 
 /// The operator's number for "causal, aligned at the last query".

@@ -2,8 +2,8 @@
 
 use super::cpu::{Real, elements, on_cpu};
 use super::fused::{decomposed, expect_float, overrides, softmax_last_dim, wide};
-use super::{as_one, npu_grad};
-use crate::autograd::{Gradient, record, tracked, wanted};
+use super::npu_grad;
+use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::npu::RowStatistics;
 use crate::{D, DType, Device, Error, Result, Tensor, bail};
 use npu_cpu_kernels::{Heads, Sight};
@@ -81,14 +81,11 @@ pub fn attention<'a>(
         // Its gradient is that of the primitives.
         return decomposed(|| attend(q, k, v, scale, mask));
     }
-    if overrides()
-        && tracked(&[q, k, v])
-        && let Some(causal) = mask.aligned_at_the_end(q.dim(2)?, k.dim(2)?)
-        && let Some((out, kept)) = npu_grad::attention_kept(q, k, v, causal, scale)?
-    {
-        return Ok(record(out, &Attention { scale, mask: mask.into(), kept: Some(kept) }, [q, k, v]));
+    if !overrides() || !tracked(&[q, k, v]) {
+        return attend(q, k, v, scale, mask);
     }
-    as_one(&Attention { scale, mask: mask.into(), kept: None }, [q, k, v], || attend(q, k, v, scale, mask))
+    let (out, kept) = attend_kept(q, k, v, scale, mask)?;
+    Ok(record(out, &Attention { scale, mask: mask.into(), kept }, [q, k, v]))
 }
 
 impl AttentionMask<'_> {
@@ -101,6 +98,22 @@ impl AttentionMask<'_> {
             Self::Causal { .. } | Self::Additive(_) | Self::Hidden(_) => None,
         }
     }
+}
+
+/// [`attend`] without recording, with what the device's gradient wants where that is one launch.
+pub(super) fn attend_kept(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    mask: AttentionMask<'_>,
+) -> Result<(Tensor, Option<Arc<RowStatistics>>)> {
+    if let Some(causal) = mask.aligned_at_the_end(q.dim(2)?, k.dim(2)?)
+        && let Some((out, kept)) = npu_grad::attention_kept(q, k, v, causal, scale)?
+    {
+        return Ok((out, Some(kept)));
+    }
+    Ok((no_grad(|| attend(q, k, v, scale, mask))?, None))
 }
 
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Tensor> {
@@ -155,16 +168,16 @@ fn stacked(x: &Tensor, groups: usize) -> Result<Tensor> {
 /// One step of the tape: scores and weights are not kept but computed again, which costs a product and saves `H·S·T`
 /// elements a layer.
 #[derive(Clone)]
-struct Attention {
-    scale: f64,
-    mask: Mask,
+pub(super) struct Attention {
+    pub scale: f64,
+    pub mask: Mask,
     /// What the device's gradient wants, where it computes it in one launch.
-    kept: Option<Arc<RowStatistics>>,
+    pub kept: Option<Arc<RowStatistics>>,
 }
 
 /// An [`AttentionMask`] that can be kept.
 #[derive(Clone)]
-enum Mask {
+pub(super) enum Mask {
     None,
     Causal { offset: usize },
     Additive(Tensor),
@@ -198,7 +211,20 @@ impl Gradient<3> for Attention {
         "attention"
     }
 
-    fn backward(&self, [q, k, v]: [&Tensor; 3], out: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn backward(&self, operands: [&Tensor; 3], out: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        self.grads(operands, operands.map(Tensor::track_op), out, grad)
+    }
+}
+
+impl Attention {
+    /// The gradients of those of the operands that are `wanted`.
+    pub fn grads(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        wanted: [bool; 3],
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
         if let Some(kept) = &self.kept
             && let Some(causal) = self.mask.borrow().aligned_at_the_end(q.dim(2)?, k.dim(2)?)
             && let Some(grads) = npu_grad::attention([q, k, v], out, grad, kept, causal, self.scale)?
@@ -209,17 +235,18 @@ impl Gradient<3> for Attention {
         let weights = weights(q, k, self.scale, self.mask.borrow())?;
         let (q_rows, out, grad) = (stacked(q, groups)?, stacked(out, groups)?, stacked(grad, groups)?);
         let wide_matrix = |x: &Tensor| batch_matrix(&x.to_dtype(weights.dtype())?);
-        let of_v = wanted(v, || weights.t()?.matmul(&grad)?.to_dtype(v.dtype()))?;
-        if !q.track_op() && !k.track_op() {
+        let [of_q, of_k, of_v] = wanted;
+        let of_v = of_v.then(|| weights.t()?.matmul(&grad)?.to_dtype(v.dtype())).transpose()?;
+        if !of_q && !of_k {
             return Ok([None, None, of_v]);
         }
         // The sum over keys of weight and its gradient is that over the head of result and its gradient.
         let along = (&grad * &out)?.sum_keepdim(D::Minus1)?;
         let of_weights = grad.matmul(&wide_matrix(v)?.t()?)?;
         let of_scores = ((of_weights.broadcast_sub(&along)? * &weights)? * self.scale)?;
-        let of_q = wanted(q, || of_scores.matmul(&wide_matrix(k)?)?.reshape(q.shape())?.to_dtype(q.dtype()))?;
-        let of_k = wanted(k, || of_scores.t()?.matmul(&q_rows)?.to_dtype(k.dtype()))?;
-        Ok([of_q, of_k, of_v])
+        let of_q = of_q.then(|| of_scores.matmul(&wide_matrix(k)?)?.reshape(q.shape())?.to_dtype(q.dtype()));
+        let of_k = of_k.then(|| of_scores.t()?.matmul(&q_rows)?.to_dtype(k.dtype()));
+        Ok([of_q.transpose()?, of_k.transpose()?, of_v])
     }
 }
 
@@ -239,7 +266,7 @@ fn online<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, sight: Sight)
     Tensor::from_vec(out, (batch, queries, count, width), q.device())?.transpose(1, 2)
 }
 
-fn check(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+pub(super) fn check(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
     expect_float(q, "attention")?;
     q.same_dtype(k, "attention")?;
     q.same_dtype(v, "attention")?;

@@ -59,13 +59,31 @@ pub(super) fn attention_kept(
         if k.dims() != v.dims() || !storage.trains_attention(layout, keys.1) {
             return Ok(None);
         }
-        let (out, kept) = storage.trained_attention(layout, keys, values, causal, scale)?;
+        let (out, kept) = storage.trained_attention(layout, keys, values, causal, scale, None)?;
         Ok(Some((tensor(out, q.dims()), Arc::new(kept))))
     })?;
     Ok(made.flatten())
 }
 
-/// Of queries, keys and values.
+/// Causal attention of sequences that end at `ends`, one after the other, `[N, H, D]`, with what its gradient wants.
+pub(super) fn packed_kept(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    ends: &[i64],
+    scale: f64,
+) -> Result<Option<(Tensor, Arc<RowStatistics>)>> {
+    let made = on_npu([q, k, v], |[(storage, layout), keys, values]| {
+        if k.dims() != v.dims() || !storage.trains_packed(layout, keys.1, ends.len()) {
+            return Ok(None);
+        }
+        let (out, kept) = storage.trained_attention(layout, keys, values, true, scale, Some(ends))?;
+        Ok(Some((tensor(out, q.dims()), Arc::new(kept))))
+    })?;
+    Ok(made.flatten())
+}
+
+/// Of queries, keys and values, by [`attention_kept`] or [`packed_kept`].
 pub(super) fn attention(
     [q, k, v]: [&Tensor; 3],
     out: &Tensor,

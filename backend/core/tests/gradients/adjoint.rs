@@ -188,8 +188,10 @@ fn gradients_are_candles() {
 
 #[test]
 fn half_types_give_the_gradient_within_their_rounding() {
-    let fused = ["softmax_last_dim", "swiglu", "rms_norm", "add_rms_norm", "linear with bias", "rotary", "attention"];
-    for case in cases().into_iter().filter(|case| fused.contains(&case.name) || case.name == "causal attention") {
+    let attention = ["attention", "causal attention", "packed attention"];
+    let fused = ["softmax_last_dim", "swiglu", "rms_norm", "add_rms_norm", "linear with bias", "rotary"];
+    let either = |name: &str| fused.contains(&name) || attention.contains(&name);
+    for case in cases().into_iter().filter(|case| either(case.name)) {
         let drawn = draw(&case);
         for (dtype, tolerance) in [(DType::BF16, 6e-2), (DType::F16, 8e-3)] {
             // The slopes where the operands are after rounding.

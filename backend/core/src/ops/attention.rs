@@ -162,7 +162,8 @@ fn weights(q: &Tensor, k: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Resul
 /// `[B, H, S, D]` as `[B, G, H / G * S, D]`, in F32 or F64.
 fn stacked(x: &Tensor, groups: usize) -> Result<Tensor> {
     let (batch, heads, queries, width) = x.dims4()?;
-    x.to_dtype(wide(x.dtype()))?.reshape((batch, groups, heads / groups * queries, width))
+    // Where each head has its own key head nothing is stacked, and the view stays what it was.
+    batch_matrix(&x.to_dtype(wide(x.dtype()))?.reshape((batch, groups, heads / groups * queries, width))?)
 }
 
 /// One step of the tape: scores and weights are not kept but computed again, which costs a product and saves `H·S·T`

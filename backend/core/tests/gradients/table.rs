@@ -233,6 +233,9 @@ fn fused() -> Vec<Case> {
         ours!("packed attention", [&[1, 4, 9, 16], &[1, 2, 9, 16], &[1, 2, 9, 16]], |x| {
             ops::attention_packed(&x[0], &x[1], &x[2], 0.3, &[4, 2, 2, 1])
         }),
+        ours!("packed attention with as many key heads", [&[1, 2, 5, 16], &[1, 2, 5, 16], &[1, 2, 5, 16]], |x| {
+            ops::attention_packed(&x[0], &x[1], &x[2], 0.3, &[2, 2, 1])
+        }),
         ours!("attention with a learned mask", [QKV[0], QKV[1], QKV[2], &[3, 3]], |x| {
             ops::attention(&x[0], &x[1], &x[2], 0.3, Some(&x[3]))
         }),

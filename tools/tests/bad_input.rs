@@ -207,9 +207,7 @@ fn an_adapter_of_another_model() {
     // The demo model is wider inside.
     let ran = npu_run(&["infer", "1 + 1", "--device", "cpu", "--adapter", adapter], b"");
     ran.refused(&["adapter_final", "gate_proj", "[160, 8]", "192 outputs"]);
-    let base = fixture("qwen2-tiny");
-    let ran =
-        npu_run(&["infer", "1", "--device", "cpu", "--model", base.to_str().unwrap(), "--adapter", "nowhere"], b"");
+    let ran = npu_run(&["infer", "1 + 1", "--device", "cpu", "--adapter", "nowhere"], b"");
     ran.refused(&["nowhere"]);
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("merged");

@@ -4,7 +4,7 @@
 //! A product widens the whole matrix first, which is freed after it; backward widens it again. On the CPU that is one loop. On
 //! other devices it is composed of nine launches: a table of all pairs of levels is looked up with each byte, so that a byte is
 //! one row, and the rows are multiplied with the blocks' scales. aclnn has no operator for these codes. One kernel would read
-//! half a byte and write the number once, where the launches read and write some twelve bytes a number in BF16.
+//! half a byte and write the number once, where the launches read and write some ten bytes a number in BF16.
 
 use super::cpu::{Real, elements, on_cpu};
 use super::fused::{expect_float, overrides};

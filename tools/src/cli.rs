@@ -39,7 +39,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Fine-tune a checkpoint
     #[command(subcommand)]
-    Train(TrainCommand),
+    Train(Box<TrainCommand>),
     /// Start several processes of this program that work together, such as `train --hccl`
     Launch(LaunchArgs),
     /// Check the machine: libraries, devices, copies, streams and every operator against plain arithmetic

@@ -16,6 +16,7 @@ mod parallel;
 mod policy;
 mod random;
 mod ranks;
+pub mod reward;
 mod save;
 mod trainer;
 

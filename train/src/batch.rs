@@ -15,6 +15,12 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A prompt and what follows it, which alone is to be learnt.
+    pub fn completion(prompt: &[u32], completion: &[u32]) -> Self {
+        let labels = prompt.iter().map(|_| IGNORED).chain(completion.iter().map(|&token| token.into()));
+        Self { labels: labels.collect(), tokens: [prompt, completion].concat() }
+    }
+
     /// Tokens that are predicted. The first has nothing before it.
     pub fn targets(&self) -> usize {
         self.labels.iter().skip(1).filter(|label| **label != IGNORED).count()
@@ -86,6 +92,7 @@ mod tests {
             labels: tokens.iter().enumerate().map(|(i, &t)| if i < learnt_from { IGNORED } else { t.into() }).collect(),
         };
         let batch = Batch::new(vec![sample(&[5, 6, 7], 1), sample(&[8, 9], 0)]);
+        assert_eq!(Sample::completion(&[5], &[6, 7]), batch.samples[0]);
         assert_eq!(batch.ids(&Device::Cpu).unwrap().to_vec1::<u32>().unwrap(), [5, 6, 7, 8, 9]);
         let labels = batch.next_labels(&Device::Cpu).unwrap().to_vec1::<i64>().unwrap();
         assert_eq!(labels, [6, 7, IGNORED, 9, IGNORED]);

@@ -22,7 +22,7 @@ mod trainer;
 
 pub use batch::{Batch, IGNORED, Sample};
 pub use gradients::Gradients;
-pub use objective::{Batches, Loss, Objective, Planned, Sft};
+pub use objective::{Batches, Loss, Objective, Planned, Sft, distill, grpo};
 pub use parallel::{Partition, Sharding, Zero};
 pub use policy::Policy;
 pub use ranks::Ranks;

@@ -45,6 +45,21 @@ impl Policy {
         })
     }
 
+    /// The checkpoint at `base` with nothing trained: a reference, or a teacher. Otherwise as [`Policy::full`].
+    pub fn frozen(base: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+        let model = npu_models::load(base, dtype, device, progress)?.model;
+        Ok(Self {
+            model,
+            parameters: Vec::new(),
+            base: base.to_owned(),
+            dtype,
+            device: device.clone(),
+            keep: None,
+            lora: None,
+            masks: Masks::default(),
+        })
+    }
+
     /// The checkpoint at `base` with adapters that are trained, F32, and nothing else; `held` says how the projections of the frozen
     /// base are held. Otherwise as [`Policy::full`].
     pub fn lora(

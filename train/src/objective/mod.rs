@@ -1,5 +1,8 @@
 //! What is trained for.
 
+pub mod distill;
+pub mod grpo;
+mod logits;
 mod planned;
 mod sft;
 

@@ -1,5 +1,7 @@
 //! What `npu-run train` can be told: the names and defaults are transformers' and TRL's where they have the thing.
 
+use super::distill::DistillArgs;
+use super::grpo::GrpoArgs;
 use super::lora::LoraArgs;
 use crate::cli::{DeviceArgs, ModelArgs, ParallelArgs};
 use clap::{Args, Subcommand};
@@ -14,6 +16,16 @@ pub enum TrainCommand {
     ///   npu-run train sft --model DIR --data conversations.jsonl --output-dir OUT
     #[command(verbatim_doc_comment)]
     Sft(SftArgs),
+    /// Distillation: learn a teacher's distributions
+    ///
+    ///   npu-run train distill --model STUDENT --teacher TEACHER --data conversations.jsonl --output-dir OUT
+    #[command(verbatim_doc_comment)]
+    Distill(DistillArgs),
+    /// Group relative policy optimization: sample, judge, and make likelier what was better
+    ///
+    ///   npu-run train grpo --model DIR --data prompts.jsonl --reward accuracy --output-dir OUT
+    #[command(verbatim_doc_comment)]
+    Grpo(GrpoArgs),
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -78,7 +90,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Steps")]
     pub gradient_accumulation_steps: usize,
 
-    /// Peak of the learning rate [default: 2e-5]
+    /// Peak of the learning rate [default: 2e-5; 1e-6 for grpo]
     #[arg(long, value_name = "RATE", help_heading = "Optimizer")]
     pub learning_rate: Option<f64>,
 

@@ -1,6 +1,8 @@
 //! `npu-run train`: a file a subcommand, and what they share.
 
 mod args;
+mod distill;
+mod grpo;
 mod lora;
 mod screen;
 mod setup;
@@ -14,5 +16,7 @@ use std::process::ExitCode;
 pub fn run(command: &TrainCommand) -> Result<ExitCode> {
     match command {
         TrainCommand::Sft(args) => sft::run(args),
+        TrainCommand::Distill(args) => distill::run(args),
+        TrainCommand::Grpo(args) => grpo::run(args),
     }
 }

@@ -15,6 +15,7 @@ use npu_train::{Objective, Outcome, Planned, Policy, Ranks, Resume, Schedule, Tr
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,6 +30,9 @@ pub struct Setup<'a> {
     pub dtype: DType,
     pub ranks: Ranks,
 }
+
+/// How a corpus is opened: for its samples, or for its prompts.
+type OpenCorpus = fn(&[PathBuf], &DataOptions, Arc<Encoder>, &dyn Fn(usize, usize)) -> Result<Corpus>;
 
 /// How long a run is.
 pub struct Steps {
@@ -67,8 +71,8 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// Opens the samples of `args` and plans which of them each step takes.
-    pub fn samples(&self, args: &DataArgs) -> Result<(Planned, Steps)> {
+    /// Opens the samples of `args` by `open`: those to train on, and those held out.
+    pub fn corpora(&self, args: &DataArgs, open: OpenCorpus) -> Result<(Corpus, Option<Corpus>)> {
         let options = DataOptions {
             format: args.format.as_deref().map(str::parse).transpose()?,
             max_length: args.max_length,
@@ -81,29 +85,38 @@ impl<'a> Setup<'a> {
         let encoder = Arc::new(Encoder::of(self.folder.path())?);
         let open = |files: &[_]| -> Result<Corpus> {
             let bar = progress::steps("reading data", 0, self.args.json || !self.ranks.leads());
-            let corpus = Corpus::open(files, &options, encoder.clone(), &|done, total| {
+            let corpus = open(files, &options, encoder.clone(), &|done, total| {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
             });
             bar.finish_and_clear();
             corpus
         };
-        let mut corpus = open(&args.data)?;
+        let corpus = open(&args.data)?;
         self.say(&format!("data: {}", corpus.report()));
-        let mut held_out = None;
         if !args.eval_data.is_empty() {
             let eval = open(&args.eval_data)?;
             self.say(&format!("held out: {}", eval.report()));
-            held_out = Some(eval);
-        } else if let Some(share) = args.eval_share {
-            let (train, eval) = corpus.split(share, self.args.seed)?;
-            self.say(&format!("held out: {} of the samples", eval.len()));
-            (corpus, held_out) = (train, Some(eval));
+            return Ok((corpus, Some(eval)));
         }
-        let length = match self.args.max_steps {
+        let Some(share) = args.eval_share else { return Ok((corpus, None)) };
+        let (train, eval) = corpus.split(share, self.args.seed)?;
+        self.say(&format!("held out: {} of the samples", eval.len()));
+        Ok((train, Some(eval)))
+    }
+
+    /// How long the run is asked to be.
+    pub fn length(&self) -> Length {
+        match self.args.max_steps {
             Some(steps) => Length::Steps(steps),
             None => Length::Epochs(self.args.num_train_epochs),
-        };
+        }
+    }
+
+    /// Opens the samples of `args` and plans which of them each step takes.
+    pub fn samples(&self, args: &DataArgs) -> Result<(Planned, Steps)> {
+        let (corpus, held_out) = self.corpora(args, Corpus::open)?;
+        let length = self.length();
         let plan = PlanOptions {
             batch_size: self.args.per_device_train_batch_size,
             accumulation: self.args.gradient_accumulation_steps,
@@ -142,8 +155,8 @@ impl<'a> Setup<'a> {
         Ok(policy)
     }
 
-    /// What the trainer is told for a run of `steps`.
-    pub fn run(&self, steps: Steps) -> Result<(TrainOptions, Steps)> {
+    /// What the trainer is told for a run of `steps`, with a rate of `learning_rate` unless it is given.
+    pub fn run(&self, steps: Steps, learning_rate: f64) -> Result<(TrainOptions, Steps)> {
         let args = self.args;
         let warmup = args.warmup_ratio.unwrap_or(args.warmup_steps);
         let is_share = args.warmup_ratio.is_some() || warmup < 1.;
@@ -151,7 +164,7 @@ impl<'a> Setup<'a> {
         let options = TrainOptions {
             output_dir: Some(args.output_dir.clone()),
             schedule: Schedule {
-                peak: args.learning_rate.unwrap_or(2e-5),
+                peak: args.learning_rate.unwrap_or(learning_rate),
                 decay: args.lr_scheduler_type,
                 warmup_steps: if is_share { (warmup * steps.steps as f64).ceil() as usize } else { warmup as usize },
                 max_steps: steps.steps,

@@ -6,11 +6,14 @@ use anyhow::Result;
 use npu_train::Sft;
 use std::process::ExitCode;
 
+/// TRL's peak of the learning rate for fine-tuning.
+const LEARNING_RATE: f64 = 2e-5;
+
 pub fn run(args: &SftArgs) -> Result<ExitCode> {
     let setup = Setup::new(&args.train, "sft", args)?;
     // Before the weights, which may take minutes: what is wrong with the data is said at once.
     let (batches, plan) = setup.samples(&args.data)?;
     let policy = setup.policy()?;
-    let run = setup.run(plan)?;
+    let run = setup.run(plan, LEARNING_RATE)?;
     setup.train(&policy, &mut Sft::new(batches), &run)
 }

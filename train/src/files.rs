@@ -266,6 +266,7 @@ mod tests {
         let index = fs::read_to_string(folder.path().join("model.safetensors.index.json")).unwrap();
         let index: Value = serde_json::from_str(&index).unwrap();
         assert_eq!(index["metadata"]["total_size"], 37 * 4);
+        assert_eq!(index["weight_map"]["a"], index["weight_map"]["b"]);
         for (name, tensor) in &all {
             let file = folder.path().join(index["weight_map"][name].as_str().unwrap());
             let loaded = MmapedSafetensors::new(file).unwrap().load(name, &Device::Cpu).unwrap();

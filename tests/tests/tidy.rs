@@ -52,7 +52,8 @@ fn places(files: &[(String, String)], words: &[&str]) -> Vec<String> {
 
 #[test]
 fn only_tools_and_tests_name_the_simulator() {
-    let product = ["acl-sys/src", "hccl-sys/src", "backend", "models/src", "engine/src", "train/src", "conformance/src"];
+    let product =
+        ["acl-sys/src", "hccl-sys/src", "backend", "models/src", "engine/src", "train/src", "conformance/src"];
     let files: Vec<_> =
         product.iter().flat_map(|folder| sources(folder)).filter(|(path, _)| !path.contains("/tests/")).collect();
     assert_none("a product crate names cann-sim", places(&files, &["cann_sim", "if simulated", "is_simulated"]));

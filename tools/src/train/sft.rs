@@ -11,9 +11,9 @@ const LEARNING_RATE: f64 = 2e-5;
 
 pub fn run(args: &SftArgs) -> Result<ExitCode> {
     let setup = Setup::new(&args.train, "sft", args)?;
-    // Before the weights, which may take minutes: what is wrong with the data is said at once.
+    // Before the weights, which may take minutes: what is wrong with data or flags is said at once.
     let (batches, plan) = setup.samples(&args.data)?;
-    let policy = setup.policy()?;
     let run = setup.run(plan, LEARNING_RATE)?;
+    let policy = setup.policy()?;
     setup.train(&policy, &mut Sft::new(batches), &run)
 }

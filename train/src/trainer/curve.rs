@@ -42,14 +42,42 @@ fn draw(
         .x_label_area_size(40)
         .y_label_area_size(64)
         .build_cartesian_2d(0f64..last, losses)?;
-    chart.configure_mesh().x_desc("step").y_desc("loss").x_label_formatter(&|step| format!("{step:.0}")).draw()?;
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(TRANSPARENT).x_desc("step").y_desc("loss").x_label_formatter(&|step| format!("{step:.0}"));
+    mesh.draw()?;
     for (name, points, colour) in curves.iter().filter(|(_, points, _)| !points.is_empty()) {
         let colour = *colour;
         let series = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
         let sample = move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour);
         chart.draw_series(series)?.label(*name).legend(sample);
     }
-    chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    let mut labels = chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::UpperRight).border_style(BLACK).background_style(WHITE).draw()?;
     area.present()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_falling_loss_is_a_falling_line_and_held_out_losses_are_another() {
+        let entry = |step: usize, name: &str, value: f64| -> LogEntry {
+            [("step".to_owned(), json!(step)), (name.to_owned(), json!(value))].into_iter().collect()
+        };
+        let history = [entry(10, "loss", 4.), entry(20, "loss", 2.), entry(20, "eval_loss", 3.), entry(30, "loss", 1.)];
+        let svg = svg(&history).unwrap().expect("three values are a curve");
+        assert!(["eval_loss", "step"].iter().all(|word| svg.contains(word)), "{svg}");
+        let line = svg.split("<polyline ").find(|line| line.contains("#0000FF") && line.matches(',').count() >= 3);
+        let points =
+            line.and_then(|line| line.split("points=\"").nth(1)?.split('"').next()).expect("the curve of the loss");
+        let heights: Vec<i32> =
+            points.split_whitespace().map(|at| at.split(',').nth(1).unwrap().parse().unwrap()).collect();
+        // Downwards in a picture is upwards in its numbers, and the second fall is half the first.
+        let [first, second] = [heights[1] - heights[0], heights[2] - heights[1]];
+        assert!(heights.len() == 3 && first > 0 && (first - 2 * second).abs() <= 2, "{heights:?}");
+        assert!(super::svg(&history[..1]).unwrap().is_none(), "one value is none");
+    }
 }

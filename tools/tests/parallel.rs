@@ -60,15 +60,23 @@ fn program() -> Command {
     command
 }
 
-/// Starts a process for each list of arguments, with the variables that torchrun sets.
-fn by_hand(ranks: &[Vec<String>]) -> Vec<Ran> {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let start = |(rank, words): (usize, &Vec<String>)| {
-        let (number, size) = (rank.to_string(), ranks.len().to_string());
-        let mut command = program();
-        command.args(words).env("RANK", &number).env("LOCAL_RANK", &number).env("WORLD_SIZE", size);
-        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port).spawn().unwrap()
-    };
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+}
+
+/// The variables that torchrun sets for each of `size` ranks.
+fn torchrun(size: usize) -> impl Fn(usize) -> Vec<(&'static str, String)> {
+    let port = free_port();
+    move |rank| {
+        let numbers = [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", size)];
+        let numbers = numbers.into_iter().map(|(name, number)| (name, number.to_string()));
+        numbers.chain([("MASTER_ADDR", "127.0.0.1".into()), ("MASTER_PORT", port.clone())]).collect()
+    }
+}
+
+/// Starts a process for each list of arguments, with the variables that a launcher would set for its rank.
+fn by_hand(ranks: &[Vec<String>], variables: impl Fn(usize) -> Vec<(&'static str, String)>) -> Vec<Ran> {
+    let start = |(rank, words): (usize, &Vec<String>)| program().args(words).envs(variables(rank)).spawn().unwrap();
     let children: Vec<Child> = ranks.iter().enumerate().map(start).collect();
     children.into_iter().map(|child| ran(child.wait_with_output().unwrap())).collect()
 }
@@ -87,7 +95,8 @@ fn launch_and_torchruns_variables_and_one_rank_lose_the_same() {
     let launched = place.losses("launched");
     assert_eq!(launched.len(), 4);
 
-    for rank in by_hand(&[place.train("torchrun", &with(&["--hccl"])), place.train("torchrun", &with(&["--hccl"]))]) {
+    let ranks = [place.train("torchrun", &with(&["--hccl"])), place.train("torchrun", &with(&["--hccl"]))];
+    for rank in by_hand(&ranks, torchrun(2)) {
         rank.ok();
     }
     assert_eq!(place.losses("torchrun"), launched, "the same processes, whoever starts them");
@@ -107,11 +116,56 @@ fn launch_and_torchruns_variables_and_one_rank_lose_the_same() {
 }
 
 #[test]
+fn every_launchers_variables_and_a_rank_table_make_the_same_job() {
+    let place = Place::new();
+    let words = |name: &str, more: &[&str]| {
+        place.train(name, &[&["--hccl", "--max-steps", "1", "--save-steps", "0"][..], more].concat())
+    };
+    let numbered = |names: [&'static str; 3], places: Vec<(&'static str, String)>| {
+        let [own, local, size] = names;
+        move |rank: usize| {
+            let numbers = [(own, rank.to_string()), (local, rank.to_string()), (size, "2".into())];
+            numbers.into_iter().chain(places.iter().cloned()).collect::<Vec<_>>()
+        }
+    };
+    let meeting = || vec![("MASTER_ADDR", "127.0.0.1".to_owned()), ("MASTER_PORT", free_port())];
+    let scheduler = vec![("MS_SCHED_HOST", "127.0.0.1".to_owned()), ("MS_SCHED_PORT", free_port())];
+    let device =
+        |i| format!(r#"{{"device_id":"{i}","device_ip":"127.0.0.1","device_port":"{}","rank_id":"{i}"}}"#, free_port());
+    let table = format!(
+        r#"{{"status":"completed","version":"1.0","server_count":"1","server_list":[{{"server_id":"here","device":[{},{}]}}]}}"#,
+        device(0),
+        device(1)
+    );
+    let file = place.output("ranks.json");
+    fs::write(&file, table).unwrap();
+    let file = file.display().to_string();
+    let jobs = [
+        ("slurm", numbered(["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"], meeting()), vec![]),
+        (
+            "mpirun",
+            numbered(["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"], meeting()),
+            vec![],
+        ),
+        ("msrun", numbered(["MS_NODE_ID", "DEVICE_ID", "MS_WORKER_NUM"], scheduler), vec![]),
+        ("table", numbered(["RANK_ID", "DEVICE_ID", "RANK_SIZE"], Vec::new()), vec!["--rank-table", file.as_str()]),
+    ];
+    let mut losses = Vec::new();
+    for (name, variables, more) in jobs {
+        let ranks = by_hand(&[words(name, &more), words(name, &more)], variables);
+        let said: String = ranks.into_iter().map(|rank| rank.ok().stderr).collect();
+        assert!(said.contains(", 2 ranks"), "{name}: {said}");
+        losses.push(place.losses(name));
+    }
+    assert!(losses[0].len() == 1 && losses.iter().all(|own| *own == losses[0]), "{losses:?}");
+}
+
+#[test]
 fn ranks_with_different_flags_are_told_before_the_first_step() {
     let place = Place::new();
     let more = ["--hccl", "--max-steps", "2", "--seed"];
     let of = |seed| place.train("differ", &[&more[..], &[seed]].concat());
-    for rank in by_hand(&[of("1"), of("2")]) {
+    for rank in by_hand(&[of("1"), of("2")], torchrun(2)) {
         rank.refused(&["--seed is 1 on rank 0 and 2 on rank 1", "start every rank with"]);
     }
     assert!(!place.output("differ").join("trainer_log.jsonl").exists());
@@ -125,13 +179,9 @@ fn ranks_with_different_flags_are_told_before_the_first_step() {
         words[at + 1] = "sums.jsonl".into();
         (words, data.to_owned())
     };
-    let mut children = Vec::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (mut children, variables) = (Vec::new(), torchrun(2));
     for (rank, (words, folder)) in [of(place.0.path()), of(other.0.path())].into_iter().enumerate() {
-        let mut command = program();
-        command.args(words).current_dir(folder).env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
-        command.env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
-        children.push(command.spawn().unwrap());
+        children.push(program().args(words).current_dir(folder).envs(variables(rank)).spawn().unwrap());
     }
     for child in children {
         ran(child.wait_with_output().unwrap())
@@ -288,4 +338,5 @@ fn a_signal_to_the_launcher_reaches_every_rank() {
     let (ran, _) = job.after("-TERM", launcher);
     assert_eq!(ran.code, Some(143), "{}", ran.stderr);
     assert!(ran.stderr.contains("SIGTERM; the job is ended"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("is killed"), "the ranks were not told: {}", ran.stderr);
 }

@@ -242,7 +242,7 @@ fn numbers_that_are_none_stop_the_run_before_they_reach_the_parameters() {
         let before = policy.parameters[0].var.copy().unwrap();
         let mut objective = Spoiled(Sft::new(GoldenSteps::new(1)), 0, factor);
         let ended = train(&policy, &mut objective, &Ranks::single(), &options(2), &mut Plain);
-        let error = format!("{:#}", ended.err().expect("it stops"));
+        let error = format!("{:#}", ended.expect_err("it stops"));
         assert!(error.contains("step 1 of 2") && error.contains(words), "{error}");
         let same = policy.parameters[0].var.eq(&before).unwrap().min_all().unwrap().to_scalar::<u8>().unwrap();
         assert_eq!(same, 1, "the parameters are as before");

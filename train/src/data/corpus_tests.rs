@@ -63,7 +63,7 @@ fn parquet_files_are_read_by_row() {
     let line = |i: usize| {
         let answer = serde_json::json!({"role": "assistant", "content": (i + 1).to_string()});
         let mut turns = vec![question(i), answer];
-        if i % 3 == 0 {
+        if i.is_multiple_of(3) {
             turns.push(serde_json::json!({"role": "user", "content": "And é?"}));
             turns.push(serde_json::json!({"role": "assistant", "content": "漢"}));
         }

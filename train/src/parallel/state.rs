@@ -110,7 +110,7 @@ impl Layout {
             Self::Blocks => part(flat, whole, 1)?,
             Self::Scales => part(flat, whole, BLOCK)?,
         };
-        Ok(own.reshape(&self.shape(member, shape))?)
+        Ok(own.reshape(self.shape(member, shape))?)
     }
 
     fn shape(&self, member: Member, shape: &Shape) -> Shape {

@@ -11,7 +11,7 @@ use candle_ascend::{DType, Device};
 use npu_models::Inventory;
 use npu_train::data::{Corpus, DataOptions, Encoder, Length, Plan, PlanOptions};
 use npu_train::optimizer::AdamWOptions;
-use npu_train::{Objective, Outcome, Planned, Policy, Ranks, Resume, Schedule, TrainOptions, train};
+use npu_train::{Objective, Outcome, Planned, Policy, Ranks, Resume, Schedule, TrainOptions, Zero, train};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -224,10 +224,14 @@ impl<'a> Setup<'a> {
         let share = 100. * trained as f64 / total as f64;
         self.say(&format!("training {trained} of {total} parameters ({share:.2} %) for {}", steps.line));
         let moments = if self.args.optim == Optim::Adamw8bit { 2 } else { 8 };
-        let master = if policy.parameters.iter().any(|parameter| parameter.var.dtype() != DType::F32) { 4 } else { 0 };
+        let divided = self.args.parallel.zero != Zero::Off && self.ranks.size() > 1;
+        let rounded = policy.parameters.iter().any(|parameter| parameter.var.dtype() != DType::F32);
+        let (master, among) =
+            (if rounded || divided { 4 } else { 0 }, if divided { self.ranks.size() as u64 } else { 1 });
         let four_bits = if self.args.lora.load_in_4bit { projections(&inventory) } else { 0 };
         let weights = (total - four_bits) * policy.dtype.size_in_bytes() as u64 + four_bits * 33 / 64;
-        let [weights, gradients, optimizer] = [weights, 4 * trained, (moments + master) * trained].map(report::bytes);
+        let [weights, gradients, optimizer] =
+            [weights, 4 * trained, (moments + master) * trained / among].map(report::bytes);
         self.say(&format!("memory: weights {weights}, gradients {gradients}, optimizer {optimizer}, and activations"));
         Ok(trained)
     }

@@ -221,7 +221,7 @@ impl PyTorch {
         let asked = json!({
             "config": config(plan),
             "dtype": plan.dtype().unwrap_or(DType::F32).as_str(),
-            "device": if plan.on_gpu { "cuda" } else { "cpu" },
+            "device": plan.peer_device(),
             "threads": plan.threads,
             "prompt": prompt,
             "decode": decode,

@@ -91,6 +91,11 @@ impl Plan {
         }
     }
 
+    /// Where PyTorch is to run, in its words.
+    pub fn peer_device(&self) -> &'static str {
+        if self.on_gpu { "cuda" } else { "cpu" }
+    }
+
     pub fn format_name(&self) -> &'static str {
         self.format.name()
     }

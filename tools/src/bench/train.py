@@ -1,6 +1,6 @@
 """One training step of a decoder of a given shape with random weights, for `npu-run bench --train … --against pytorch`.
 
-The first argument is JSON: `config` as in config.json, `dtype`, `threads`, `tokens`, `train` (full or lora), `rank`, `alpha`,
+The first argument is JSON: `config` as in config.json, `dtype`, `device`, `threads`, `tokens`, `train` (full or lora), `rank`, `alpha`,
 `targets`, `checkpointing`. Prints one JSON line when the model is ready, then one for each line on the standard input: the
 seconds of a step (forward, backward, clipping, AdamW), its loss, and the most memory that this process has had.
 """
@@ -22,6 +22,7 @@ def main():
     asked = json.loads(sys.argv[1])
     torch.manual_seed(0)
     torch.set_num_threads(asked["threads"])
+    torch.set_default_device(asked["device"])
     dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[asked["dtype"]]
     known = dict(asked["config"])
     config = transformers.AutoConfig.for_model(known.pop("model_type"), **known)
@@ -29,7 +30,7 @@ def main():
     torch.set_default_dtype(dtype)
     model = transformers.AutoModelForCausalLM.from_config(config)
     torch.set_default_dtype(default)
-    via = f"transformers {transformers.__version__} on torch {torch.__version__}"
+    via = f"transformers {transformers.__version__} on torch {torch.__version__} ({asked['device']})"
     if asked["train"] == "lora":
         import peft
 
@@ -50,7 +51,7 @@ def main():
     print(json.dumps({"ready": via, "parameters": sum(p.numel() for p in trained)}), flush=True)
     for _ in sys.stdin:
         begin = time.perf_counter()
-        with torch.autocast("cpu", dtype=dtype, enabled=mixed):
+        with torch.autocast(asked["device"], dtype=dtype, enabled=mixed):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -192,6 +192,7 @@ impl Theirs {
         let asked = json!({
             "config": peers::config(plan),
             "dtype": plan.dtype().unwrap_or(DType::F32).as_str(),
+            "device": plan.peer_device(),
             "threads": plan.threads,
             "tokens": plan.prompt_tokens,
             "train": train,

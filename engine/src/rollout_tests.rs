@@ -3,14 +3,9 @@
 use super::*;
 use npu_models::Logits;
 use std::path::PathBuf;
-use std::sync::Once;
 
 fn simulated() -> Device {
-    static REGISTER: Once = Once::new();
-    REGISTER.call_once(|| {
-        candle_ascend::register_simulator(|soc| Ok(std::sync::Arc::new(cann_sim::Embedded::for_soc(soc)?)));
-    });
-    Device::new_sim("", 0).expect("the simulated NPU opens")
+    Device::Npu(npu_tests::simulated())
 }
 
 /// The fixture with a context of `context` tokens.

@@ -1,6 +1,7 @@
 //! What the suites share: the simulated NPU, and a list of the devices that a suite runs on.
 
 pub mod gguf;
+pub mod hosts;
 
 use candle_ascend::{Device, NpuDevice};
 use std::io::Write as _;

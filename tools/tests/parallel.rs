@@ -3,6 +3,7 @@
 
 mod common;
 use common::{Ran, npu_run, run};
+use npu_tests::hosts::Hosts;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -341,46 +342,9 @@ fn a_signal_to_the_launcher_reaches_every_rank() {
     assert!(!ran.stderr.contains("is killed"), "the ranks were not told: {}", ran.stderr);
 }
 
-/// Two network namespaces joined by a cable, removed at the end.
-struct Hosts([String; 2]);
-
-impl Hosts {
-    /// `None`, with the reason printed, where the machine does not allow it.
-    fn new() -> Option<Self> {
-        let id = std::process::id() % 10000;
-        let hosts = Self([format!("train{id}a"), format!("train{id}b")]);
-        let [a, b] = &hosts.0;
-        let mut steps = vec![format!("netns add {a}"), format!("netns add {b}")];
-        steps.push(format!("link add t{id}a netns {a} type veth peer name t{id}b netns {b}"));
-        for (number, (host, end)) in [(a, 'a'), (b, 'b')].into_iter().enumerate() {
-            steps.push(format!("-n {host} addr add 10.213.7.{}/24 dev t{id}{end}", number + 1));
-            steps.push(format!("-n {host} link set lo up"));
-            steps.push(format!("-n {host} link set t{id}{end} up"));
-        }
-        for step in steps {
-            let trouble = match Command::new("ip").args(step.split(' ')).output() {
-                Ok(output) if output.status.success() => continue,
-                Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-                Err(error) => error.to_string(),
-            };
-            println!("NOT RUN: this machine makes no network namespaces: ip {step}: {}", trouble.trim());
-            return None;
-        }
-        Some(hosts)
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
-        }
-    }
-}
-
 #[test]
 fn two_hosts_lose_what_two_processes_of_one_do() {
-    let Some(hosts) = Hosts::new() else { return };
+    let Some(hosts) = Hosts::new("trn", "10.213.7") else { return };
     let place = Place::new();
     let train = |name: &str| place.train(name, &["--hccl", "--max-steps", "2", "--save-steps", "0"]);
     let start = |(node, host): (usize, &String)| {
@@ -389,7 +353,7 @@ fn two_hosts_lose_what_two_processes_of_one_do() {
         command.args(["--node-rank", &node.to_string(), "--master-addr", "10.213.7.1", "--"]).args(train("hosts"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let children: Vec<Child> = hosts.0.iter().enumerate().map(start).collect();
+    let children: Vec<Child> = hosts.names.iter().enumerate().map(start).collect();
     for child in children {
         ran(child.wait_with_output().unwrap()).ok();
     }

@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+// The crate that this belongs to depends on this one.
+#[path = "../../../tests/src/hosts.rs"]
+mod hosts;
+use hosts::Hosts;
+
 /// What a rank in a process does: it sums `ROUNDS` times, and prints each sum or why there is none.
 #[test]
 fn as_a_rank() {
@@ -215,53 +220,9 @@ fn wrong_settings_are_said() {
     }
 }
 
-/// Two network namespaces joined by a cable, removed at the end.
-struct Hosts {
-    names: [String; 2],
-}
-
-impl Hosts {
-    /// `None`, with the reason printed, where the machine does not allow it.
-    fn new() -> Option<Self> {
-        let id = std::process::id() % 10000;
-        let hosts = Self { names: [format!("hccl{id}a"), format!("hccl{id}b")] };
-        let [a, b] = &hosts.names;
-        let steps = [
-            format!("netns add {a}"),
-            format!("netns add {b}"),
-            format!("link add v{id}a netns {a} type veth peer name v{id}b netns {b}"),
-            format!("-n {a} addr add 10.211.7.1/24 dev v{id}a"),
-            format!("-n {b} addr add 10.211.7.2/24 dev v{id}b"),
-            format!("-n {a} link set lo up"),
-            format!("-n {b} link set lo up"),
-            format!("-n {a} link set v{id}a up"),
-            format!("-n {b} link set v{id}b up"),
-        ];
-        for step in steps {
-            let output = Command::new("ip").args(step.split(' ')).output();
-            let trouble = match output {
-                Ok(output) if output.status.success() => continue,
-                Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-                Err(error) => error.to_string(),
-            };
-            println!("NOT RUN: this machine makes no network namespaces: ip {step}: {}", trouble.trim());
-            return None;
-        }
-        Some(hosts)
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
-        }
-    }
-}
-
 #[test]
 fn hosts_sum_over_a_network() {
-    let Some(hosts) = Hosts::new() else { return };
+    let Some(hosts) = Hosts::new("sim", "10.211.7") else { return };
     let job = Job { name: "hosts", size: 4, settings: vec![("ROUNDS", "2")] };
     // Two devices of the same numbers on either host: it is the address that tells the hosts apart.
     let rank = |rank: usize| {

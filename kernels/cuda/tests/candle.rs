@@ -5,6 +5,7 @@
 use candle_core::backend::BackendDevice;
 use candle_core::{CudaDevice, DType, Shape};
 use npu_cuda::launch::{error_in, explained};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -52,7 +53,9 @@ fn without_a_driver() {
     std::fs::create_dir_all(&empty).unwrap();
     let text = child(&empty);
     if text.contains("made zeros") {
-        return println!("did not run: this machine has a GPU, and the test is of one that has none");
+        let said = "did not run: this machine has a GPU, and the test is of one that has none";
+        let _ = writeln!(std::io::stderr(), "{said}");
+        return;
     }
     assert!(text.contains("ours: a CUDA operation failed with 34 CUDA_ERROR_STUB_LIBRARY"), "{text}");
 }

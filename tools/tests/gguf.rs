@@ -27,6 +27,17 @@ fn a_gguf_file_answers() {
     }
 }
 
+/// A trained checkpoint takes over the files of the folder that it was made from.
+#[test]
+fn a_gguf_file_is_not_trained_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, data, output) = (demo(&folder), folder.path().join("data.jsonl"), folder.path().join("out"));
+    std::fs::write(&data, "{\"prompt\": \"1 + 1\", \"completion\": \"2\"}\n").expect("written");
+    let [model, data, output] = [&model, &data, &output].map(|path| path.to_str().expect("a name"));
+    let sft = ["train", "sft", "--device", "cpu", "--model", model, "--data", data, "--output-dir", output];
+    npu_run(&sft, b"").refused(&["demo.gguf", "config.json", "made from"]);
+}
+
 #[test]
 fn other_files_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -4,6 +4,7 @@ mod common;
 use common::{Ran, npu_run};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// A folder with some questions and their answers.
@@ -70,6 +71,9 @@ fn a_reward_that_fails_ends_the_run_and_names_the_completion() {
     ]);
     failing("echo much; cat >/dev/null", &[]).refused(&["completion 0", "\"much\"", "finite number"]);
     failing("cat >/dev/null", &["--reward-timeout", "0.2"]).refused(&["completion 0", "0.2 s"]);
+    failing("no-such-judge", &[]).refused(&["completion 0", "no such program", "accuracy, format, length, repetition"]);
+    failing("accuracy", &["--reward-timeout", "inf"]).refused(&["--reward-timeout inf"]);
+    failing("accuracy", &["--reward-weights", "nan"]).refused(&["--reward-weights NaN", "finite"]);
     failing("length=5", &[]).refused(&["length=MAX,CACHE"]);
     failing("accuracy", &["--reward-weights", "1", "2"]).refused(&["2 numbers for 1 rewards"]);
     failing("accuracy", &["--gradient-accumulation-steps", "2", "--steps-per-generation", "3"])
@@ -99,6 +103,10 @@ fn a_teacher_in_a_file_teaches_what_the_teacher_does() {
     let teacher = ["--teacher", text(&taught)];
     distill("none", &[&teacher[..], &["--write-teacher-logits", text(&file), "--top-k", "320"]].concat()).ok();
     assert!(!home.path().join("none").exists(), "writing down what a teacher says is no training");
+    let mut here = Command::new(env!("CARGO_BIN_EXE_npu-run"));
+    here.args(["train", "distill", "--device", "cpu", "--data", text(&data), "--output-dir", "none"]).args(teacher);
+    common::run(here.args(["--write-teacher-logits", "name", "--top-k", "2"]).current_dir(home.path()), b"").ok();
+    assert!(home.path().join("name").exists(), "a mere name is a file of this folder");
     distill("model", &teacher).ok();
     distill("file", &["--teacher-logits", text(&file)]).ok();
     distill("there", &[&teacher[..], &["--teacher-device", "sim"]].concat()).ok();

@@ -23,12 +23,13 @@ fn home() -> (TempDir, PathBuf) {
     (home, path)
 }
 
-/// Arguments of a run of few small steps into the folder `output`.
+/// Arguments of a run of few small steps into the folder `output`, at a rate of 1e-3 unless `more` has another.
 fn arguments<'a>(data: &'a Path, output: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let (data, output) = (data.to_str().unwrap(), output.to_str().unwrap());
     let fixed = ["train", "sft", "--device", "cpu", "--data", data, "--output-dir", output];
-    let small = ["--per-device-train-batch-size", "2", "--logging-steps", "1", "--learning-rate", "1e-3"];
-    [&fixed[..], &small, more].concat()
+    let small = ["--per-device-train-batch-size", "2", "--logging-steps", "1"];
+    let rate: &[&str] = if more.contains(&"--learning-rate") { &[] } else { &["--learning-rate", "1e-3"] };
+    [&fixed[..], &small, rate, more].concat()
 }
 
 fn sft(data: &Path, output: &Path, more: &[&str]) -> Ran {
@@ -149,17 +150,33 @@ fn flags_that_differ_on_resume_are_said() {
 fn what_cannot_be_trained_is_said_before_it_is_tried() {
     let (home, data) = home();
     let output = home.path().join("out");
-    let cases: [(&[&str], &[&str]); 5] = [
+    let cases: [(&[&str], &[&str]); 11] = [
         (&["--gradient-checkpointing", "false", "--offload-activations"], &["--gradient-checkpointing", "off"]),
         (&["--lr-scheduler-type", "step"], &["step", "cosine"]),
         (&["--optim", "sgd"], &["sgd", "adamw_8bit"]),
         (&["--warmup-ratio", "1.5"], &["1.5"]),
+        (&["--warmup-steps", "inf"], &["inf", "warm-up"]),
+        (&["--learning-rate", "nan"], &["--learning-rate NaN", "above 0"]),
+        (&["--adam-beta1", "2"], &["--adam-beta1 2", "below 1"]),
+        (&["--adam-epsilon", "0"], &["--adam-epsilon 0", "above 0"]),
+        (&["--weight-decay", "nan"], &["--weight-decay NaN"]),
+        (&["--max-grad-norm", "nan"], &["--max-grad-norm NaN"]),
         (&["--eval-data", "nowhere.jsonl"], &["nowhere.jsonl"]),
     ];
     for (more, words) in cases {
         sft(&data, &output, more).refused(words);
     }
     assert!(!output.exists(), "nothing was begun");
+}
+
+/// The loss of a step tells of the step before; the weights of the last one have to be looked at.
+#[test]
+fn weights_that_are_no_numbers_are_not_written() {
+    let (home, data) = home();
+    let output = home.path().join("out");
+    let ran = sft(&data, &output, &["--max-steps", "1", "--save-steps", "0", "--learning-rate", "1e39"]);
+    ran.refused(&["after step 1", "model.", "not finite", "--learning-rate"]);
+    assert!(!output.join("model.safetensors").exists());
 }
 
 /// Adapters with dropout over a base in four bits: what is left behind is PEFT's, a run that goes on is the one that was not

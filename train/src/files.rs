@@ -77,7 +77,8 @@ pub fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn parent(path: &Path) -> &Path {
+/// The folder that `path` is in, also where `path` is a mere name.
+pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -29,6 +29,8 @@ impl Policy {
     /// The checkpoint at `base` with every weight trained, computing in `dtype` on `device`; `progress` hears the bytes read so
     /// far and their total.
     pub fn full(base: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+        // What could not be written in the end is said before the weights come.
+        crate::save::config(base, Some(dtype))?;
         let tuning = Tuning::new(&|_| true, &|_, _, _| Ok(None));
         let model = load_tuned(base, dtype, device, progress, &tuning)?.model;
         let parameters = tuning.into_parameters();

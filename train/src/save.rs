@@ -3,8 +3,9 @@
 use crate::{Policy, adapter, files};
 use anyhow::{Context, Result, bail};
 use candle_ascend::safetensors::MmapedSafetensors;
-use candle_ascend::{DType, Tensor};
+use candle_ascend::{DType, Tensor, no_grad};
 use files::Entry;
+use npu_models::Parameter;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -55,12 +56,21 @@ impl Policy {
         Ok(())
     }
 
-    /// An error where [`Policy::save`] could not write a checkpoint, to be said before hours of training.
+    /// An error where [`Policy::save`] could not write an adapter, to be said before hours of training. (What a whole checkpoint
+    /// needs was looked at before it was loaded.)
     pub fn check_savable(&self) -> Result<()> {
-        match &self.lora {
-            Some(config) => config.to_json(&self.base).map(drop),
-            None => config(&self.base, Some(self.dtype)).map(drop),
-        }
+        self.lora.as_ref().map_or(Ok(()), |config| config.to_json(&self.base).map(drop))
+    }
+
+    /// The first trained tensor with a value that is infinite or no number; the host reads once.
+    pub(crate) fn first_not_finite(&self) -> Result<Option<&str>> {
+        // Times zero, all but such values vanish.
+        let trace =
+            |parameter: &Parameter| Ok((parameter.var.as_detached_tensor().to_dtype(DType::F32)? * 0.)?.sum_all()?);
+        let traces = no_grad(|| self.parameters.iter().map(trace).collect::<Result<Vec<Tensor>>>())?;
+        let traces = Tensor::stack(&traces, 0)?.to_vec1::<f32>()?;
+        let found = traces.iter().position(|trace| !trace.is_finite());
+        Ok(found.map(|place| self.parameters[place].parts[0].0.as_str()))
     }
 
     /// What was trained, by its name in the checkpoint.
@@ -87,8 +97,8 @@ pub fn companions(base: &Path, dtype: Option<DType>, folder: &Path) -> Result<()
     Ok(())
 }
 
-/// The `config.json` of the checkpoint `base`, with the type that the weights have now, if it is another.
-fn config(base: &Path, dtype: Option<DType>) -> Result<String> {
+/// The `config.json` of the checkpoint `base`, or why there is none to write, with the type that the weights have now, if it is another.
+pub(crate) fn config(base: &Path, dtype: Option<DType>) -> Result<String> {
     if !base.is_dir() {
         bail!(
             "{} is no folder with a config.json, which the trained checkpoint takes over: train the checkpoint that it was \

@@ -6,6 +6,7 @@ use super::lora::LoraArgs;
 use crate::cli::{DeviceArgs, ModelArgs, ParallelArgs};
 use clap::{Args, Subcommand};
 use npu_train::Decay;
+use npu_train::optimizer::AdamWOptions;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -194,6 +195,19 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip)]
     pub json: bool,
+}
+
+impl TrainArgs {
+    /// What the optimizer is told.
+    pub fn adamw(&self) -> AdamWOptions {
+        AdamWOptions {
+            beta1: self.adam_beta1,
+            beta2: self.adam_beta2,
+            eps: self.adam_epsilon,
+            weight_decay: self.weight_decay,
+            eight_bits: self.optim == Optim::Adamw8bit,
+        }
+    }
 }
 
 /// Which samples, and what of them is learnt: docs/data.md.

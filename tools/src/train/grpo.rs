@@ -2,7 +2,7 @@
 
 use super::args::{DataArgs, TrainArgs};
 use super::setup::{Setup, Steps};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use npu_engine::SamplingOptions;
 use npu_train::Policy;
@@ -178,6 +178,9 @@ impl GrpoArgs {
             weights == 0 || weights == rewards,
             "--reward-weights has {weights} numbers for {rewards} rewards; wanted one for each"
         );
+        if let Some(weight) = self.reward_weights.iter().find(|weight| !weight.is_finite()) {
+            bail!("--reward-weights {weight}: wanted finite numbers")
+        }
         specs.iter_mut().zip(&self.reward_weights).for_each(|(spec, weight)| spec.weight = *weight);
         Ok(specs)
     }
@@ -187,7 +190,9 @@ pub fn run(args: &GrpoArgs) -> Result<ExitCode> {
     // What is wrong with the words of the command line is said before anything is opened.
     let (options, specs) = (args.options(), args.rewards()?);
     options.check()?;
-    ensure!(args.reward_timeout > 0., "--reward-timeout {}: wanted more than 0 seconds", args.reward_timeout);
+    let timeout = Duration::try_from_secs_f64(args.reward_timeout).ok().filter(|timeout| !timeout.is_zero());
+    let timeout =
+        timeout.with_context(|| format!("--reward-timeout {}: wanted more than 0 seconds", args.reward_timeout))?;
     let setup = Setup::new(&args.train, "grpo", args)?;
     let (prompts, held_out) = setup.corpora(&args.data, Corpus::open_prompts)?;
     let policy = setup.policy()?;
@@ -196,7 +201,7 @@ pub fn run(args: &GrpoArgs) -> Result<ExitCode> {
         &specs,
         &RewardRun {
             max_completion_length: options.max_completion_length,
-            timeout: Duration::from_secs_f64(args.reward_timeout),
+            timeout,
             dtype: setup.dtype,
             device: setup.opened.device.clone(),
         },

@@ -10,7 +10,6 @@ use candle_ascend::autograd::Checkpoint;
 use candle_ascend::{DType, Device};
 use npu_models::Inventory;
 use npu_train::data::{Corpus, DataOptions, Encoder, Length, Plan, PlanOptions};
-use npu_train::optimizer::AdamWOptions;
 use npu_train::{Objective, Outcome, Planned, Policy, Ranks, Resume, Schedule, TrainOptions, Zero, train};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -44,6 +43,13 @@ pub struct Steps {
 impl<'a> Setup<'a> {
     /// Opens the device. `all` are the arguments of the subcommand, `args` among them.
     pub fn new(args: &'a TrainArgs, objective: &'static str, all: &impl Serialize) -> Result<Self> {
+        // Numbers out of their range are said before anything is opened.
+        TrainOptions {
+            optimizer: args.adamw(),
+            max_grad_norm: args.max_grad_norm,
+            ..TrainOptions::new(1, args.learning_rate.unwrap_or(1.))
+        }
+        .check()?;
         let flags = match serde_json::to_value(all)? {
             Value::Object(flags) => flags,
             other => bail!("the arguments are {other} instead of a list of names and values"),
@@ -160,7 +166,11 @@ impl<'a> Setup<'a> {
         let args = self.args;
         let warmup = args.warmup_ratio.unwrap_or(args.warmup_steps);
         let is_share = args.warmup_ratio.is_some() || warmup < 1.;
-        ensure!(warmup >= 0. && (args.warmup_ratio.is_none() || warmup <= 1.), "a warm-up over {warmup} of the steps");
+        let most = if args.warmup_ratio.is_some() { 1. } else { f64::MAX };
+        ensure!(
+            (0.0..=most).contains(&warmup),
+            "a warm-up over {warmup} of the steps: wanted a number from 0 to {most}"
+        );
         let options = TrainOptions {
             output_dir: Some(args.output_dir.clone()),
             schedule: Schedule {
@@ -169,13 +179,7 @@ impl<'a> Setup<'a> {
                 warmup_steps: if is_share { (warmup * steps.steps as f64).ceil() as usize } else { warmup as usize },
                 max_steps: steps.steps,
             },
-            optimizer: AdamWOptions {
-                beta1: args.adam_beta1,
-                beta2: args.adam_beta2,
-                eps: args.adam_epsilon,
-                weight_decay: args.weight_decay,
-                eight_bits: args.optim == Optim::Adamw8bit,
-            },
+            optimizer: args.adamw(),
             sharding: ranks::sharding(&args.parallel),
             max_grad_norm: args.max_grad_norm,
             logging_steps: args.logging_steps,

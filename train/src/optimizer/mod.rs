@@ -36,6 +36,19 @@ impl Default for AdamWOptions {
     }
 }
 
+impl AdamWOptions {
+    /// An error that names what is out of its range: such a step would make numbers of the weights that are none.
+    pub fn check(&self) -> Result<()> {
+        for (name, beta) in [("adam-beta1", self.beta1), ("adam-beta2", self.beta2)] {
+            ensure!((0.0..1.0).contains(&beta), "--{name} {beta}: wanted a number from 0 to below 1");
+        }
+        ensure!(self.eps.is_finite() && self.eps > 0., "--adam-epsilon {}: wanted a number above 0", self.eps);
+        let decay = self.weight_decay;
+        ensure!(decay.is_finite() && decay >= 0., "--weight-decay {decay}: wanted a number from 0 on");
+        Ok(())
+    }
+}
+
 /// What is optimised as one: of any shape, F32.
 #[derive(Clone, Debug)]
 pub struct Slot {

@@ -90,6 +90,13 @@ impl Program {
         let since = Instant::now();
         while since.elapsed() < GRACE {
             match self.child.try_wait() {
+                // What shells answer for a name that they do not find.
+                Ok(Some(status)) if status.code() == Some(127) => {
+                    return format!(
+                        "{status}: there is no such program, nor a reward of that name in this one: accuracy, format, \
+                                    length, repetition"
+                    );
+                }
                 Ok(Some(status)) => return status.to_string(),
                 Ok(None) => std::thread::sleep(Duration::from_millis(10)),
                 Err(error) => return format!("how, the system does not say: {error}"),

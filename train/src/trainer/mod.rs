@@ -21,7 +21,7 @@ pub use state::{LogEntry, RunState, State};
 
 use crate::optimizer::AdamWOptions;
 use crate::{Objective, Policy, Ranks, Sharding};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use run::Run;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -72,6 +72,19 @@ impl TrainOptions {
     }
 }
 
+impl TrainOptions {
+    /// An error that names what is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let (rate, norm) = (self.schedule.peak, self.max_grad_norm);
+        ensure!(rate.is_finite() && rate > 0., "--learning-rate {rate}: wanted a number above 0");
+        ensure!(
+            norm.is_finite() && norm >= 0.,
+            "--max-grad-norm {norm}: wanted a number from 0 on; 0 leaves gradients as they are"
+        );
+        self.optimizer.check()
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -92,5 +105,6 @@ pub fn train<O: Objective>(
     options: &TrainOptions,
     progress: &mut dyn Progress,
 ) -> Result<Outcome> {
+    options.check()?;
     Run::begin(policy, objective, ranks, options, progress)?.go_on()
 }

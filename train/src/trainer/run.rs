@@ -234,6 +234,7 @@ impl<'a, O: Objective> Run<'a, O> {
     /// Writes `checkpoint-N`.
     fn save(&mut self) -> Result<()> {
         let Some(output) = &self.options.output_dir else { return Ok(()) };
+        self.check_weights()?;
         let optimizer = self.partition.gather(&self.optimizer)?;
         if let Some(optimizer) = optimizer.filter(|_| self.log.is_some()) {
             let path = checkpoint::path(output, self.state.global_step);
@@ -247,6 +248,19 @@ impl<'a, O: Objective> Run<'a, O> {
             if let Some(limit) = self.options.save_total_limit {
                 checkpoint::prune(output, limit)?;
             }
+        }
+        Ok(())
+    }
+
+    /// An error if a weight is no number. A step's loss tells it of the step before; nothing tells it of the last one.
+    fn check_weights(&self) -> Result<()> {
+        if let Some(name) = self.policy.first_not_finite()? {
+            bail!(
+                "after step {} {name} has values that are not finite, and nothing of them is written{}; a lower --learning-rate \
+                 may help",
+                self.state.global_step,
+                self.kept()
+            )
         }
         Ok(())
     }
@@ -266,6 +280,9 @@ impl<'a, O: Objective> Run<'a, O> {
         entry.insert("train_steps_per_second".into(), json!((steps - first) as f64 / seconds));
         entry.insert("train_loss".into(), json!(train_loss));
         self.log(entry)?;
+        if self.options.output_dir.is_some() {
+            self.check_weights()?;
+        }
         if let (Some(output), Some(log)) = (&self.options.output_dir, &self.log) {
             files::into_folder(output, |folder| {
                 self.policy.save(folder)?;

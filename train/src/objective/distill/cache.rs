@@ -165,8 +165,8 @@ pub fn write(
             ends.push(rows);
         }
     }
-    let (Some(parent), Some(file)) = (path.parent(), path.file_name()) else { bail!("{} is no file", path.display()) };
-    files::into_folder(parent, |folder| {
+    let Some(file) = path.file_name() else { bail!("{} is no file", path.display()) };
+    files::into_folder(files::parent(path), |folder| {
         let (header, starts) = header(name, keys.len(), rows, top_k);
         let mut out = BufWriter::new(File::create(folder.join(file))?);
         out.write_all(&header)?;

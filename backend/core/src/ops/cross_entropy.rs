@@ -1,7 +1,7 @@
 //! Cross entropy of a projection, without its logits.
 
-use super::fused::{expect_float, overrides, wide};
-use crate::autograd::{Gradient, no_grad, record, tracked, wanted};
+use super::fused::{expect_float, overrides};
+use super::linear_loss::{chunked, logits_of};
 use crate::{D, DType, Error, Result, Tensor};
 
 /// How [`linear_cross_entropy`] adds up and what it leaves out.
@@ -29,23 +29,15 @@ impl Default for CrossEntropy {
 /// `head` is trained. NaN when no row counts and the mean is asked for.
 pub fn linear_cross_entropy(hidden: &Tensor, head: &Tensor, targets: &Tensor, how: CrossEntropy) -> Result<Tensor> {
     check(hidden, head, targets, how)?;
-    if !overrides() || !tracked(&[hidden, head]) {
-        let loss = unchunked_or_chunked(hidden, head, targets, how)?;
-        return scaled(&loss, targets, how);
-    }
-    let mut sums = Sums::default();
-    let mut pass = || -> Result<Tensor> {
-        for (rows, targets) in chunks(hidden, targets, how)? {
-            sums.add(&rows, head, &targets, how, (hidden.track_op(), head.track_op()))?;
-        }
-        let Some(loss) = &sums.loss else { return Tensor::zeros((), wide(hidden.dtype()), hidden.device()) };
-        scaled(loss, targets, how)
+    let sum = if overrides() {
+        chunked("linear_cross_entropy", hidden, head, how.chunk, &mut |logits, range, differentiate| {
+            let rows = Rows::of(logits, &targets.narrow(0, range.start, range.len())?, how)?;
+            Ok((rows.loss()?, if differentiate { Some(rows.of_logits()?) } else { None }))
+        })?
+    } else {
+        Rows::of(logits_of(hidden, head)?, targets, how)?.loss()?
     };
-    let loss = no_grad(&mut pass)?;
-    let of_hidden = if sums.of_hidden.is_empty() { None } else { Some(Tensor::cat(&sums.of_hidden, 0)?) };
-    let scale = no_grad(|| scaled(&loss.ones_like()?, targets, how))?;
-    let gradient = LinearCrossEntropy { of_hidden, of_head: sums.of_head, scale };
-    Ok(record(loss, &gradient, [hidden, head]))
+    scaled(&sum, targets, how)
 }
 
 fn check(hidden: &Tensor, head: &Tensor, targets: &Tensor, how: CrossEntropy) -> Result<()> {
@@ -65,26 +57,6 @@ fn check(hidden: &Tensor, head: &Tensor, targets: &Tensor, how: CrossEntropy) ->
         .bt());
     }
     Ok(())
-}
-
-/// Rows and their targets, chunk by chunk.
-fn chunks(hidden: &Tensor, targets: &Tensor, how: CrossEntropy) -> Result<Vec<(Tensor, Tensor)>> {
-    let rows = hidden.dim(0)?;
-    let part = |start: usize| {
-        let count = how.chunk.min(rows - start);
-        Ok((hidden.narrow(0, start, count)?, targets.narrow(0, start, count)?))
-    };
-    (0..rows).step_by(how.chunk).map(part).collect()
-}
-
-/// The sum over rows by primitives: chunk by chunk where nothing is recorded, whole for the definition.
-fn unchunked_or_chunked(hidden: &Tensor, head: &Tensor, targets: &Tensor, how: CrossEntropy) -> Result<Tensor> {
-    let parts = if overrides() { chunks(hidden, targets, how)? } else { vec![(hidden.clone(), targets.clone())] };
-    let mut sum = Tensor::zeros((), wide(hidden.dtype()), hidden.device())?;
-    for (rows, targets) in parts {
-        sum = (sum + Rows::of(&rows, head, &targets, how)?.loss()?)?;
-    }
-    Ok(sum)
 }
 
 /// `sum`, divided by the number of rows that count if the mean is asked for.
@@ -107,8 +79,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn of(rows: &Tensor, head: &Tensor, targets: &Tensor, how: CrossEntropy) -> Result<Self> {
-        let logits = super::linear(rows, head, None)?.to_dtype(wide(rows.dtype()))?;
+    fn of(logits: Tensor, targets: &Tensor, how: CrossEntropy) -> Result<Self> {
         // Whatever is subtracted from all logits of a row leaves the loss as it is, so that the maximum is a constant.
         let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
         let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
@@ -126,65 +97,5 @@ impl Rows {
     fn of_logits(&self) -> Result<Tensor> {
         let softmax = self.shifted.broadcast_sub(&self.log_sum)?.exp()?.broadcast_mul(&self.counts)?;
         softmax.scatter_add(&self.targets, &self.counts.neg()?, 1)
-    }
-}
-
-/// What the chunks have added up to.
-#[derive(Default)]
-struct Sums {
-    loss: Option<Tensor>,
-    of_hidden: Vec<Tensor>,
-    of_head: Option<Tensor>,
-}
-
-impl Sums {
-    fn add(
-        &mut self,
-        rows: &Tensor,
-        head: &Tensor,
-        targets: &Tensor,
-        how: CrossEntropy,
-        (hidden_wanted, head_wanted): (bool, bool),
-    ) -> Result<()> {
-        let logits = Rows::of(rows, head, targets, how)?;
-        let loss = logits.loss()?;
-        let grad = logits.of_logits()?.to_dtype(rows.dtype())?;
-        drop(logits);
-        if hidden_wanted {
-            self.of_hidden.push(grad.matmul(head)?);
-        }
-        if head_wanted {
-            // Added up in F32: a chunk is a small part of the sum.
-            let part = grad.t()?.matmul(rows)?.to_dtype(wide(rows.dtype()))?;
-            self.of_head = Some(match self.of_head.take() {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
-        }
-        self.loss = Some(match self.loss.take() {
-            Some(sum) => (sum + loss)?,
-            None => loss,
-        });
-        Ok(())
-    }
-}
-
-#[derive(Clone)]
-struct LinearCrossEntropy {
-    of_hidden: Option<Tensor>,
-    of_head: Option<Tensor>,
-    /// What a row's gradient is divided by, as a factor.
-    scale: Tensor,
-}
-
-impl Gradient<2> for LinearCrossEntropy {
-    fn name(&self) -> &'static str {
-        "linear_cross_entropy"
-    }
-
-    fn backward(&self, [hidden, head]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let factor = (grad * &self.scale)?;
-        let times = |sum: &Option<Tensor>, like: &Tensor| super::linear_loss::scaled(sum.as_ref(), &factor, like);
-        Ok([wanted(hidden, || times(&self.of_hidden, hidden))?, wanted(head, || times(&self.of_head, head))?])
     }
 }

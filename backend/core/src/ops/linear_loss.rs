@@ -19,30 +19,44 @@ pub fn linear_loss(hidden: &Tensor, head: &Tensor, chunk: usize, loss: &mut OfRo
     if !overrides() && rows > 0 {
         return loss(&logits_of(hidden, head)?, 0..rows);
     }
-    let mut sum = Tensor::zeros((), wide(hidden.dtype()), hidden.device())?;
-    if !tracked(&[hidden, head]) {
-        for range in ranges(rows, chunk) {
-            sum = (sum + loss(&logits_of(&hidden.narrow(0, range.start, range.len())?, head)?, range)?)?;
+    chunked("linear_loss", hidden, head, chunk, &mut |logits, range, differentiate| {
+        if !differentiate {
+            return Ok((loss(&logits, range)?, None));
         }
-        return Ok(sum);
-    }
-    let mut grads = Grads::default();
-    for range in ranges(rows, chunk) {
-        let (part, logits) = no_grad(|| {
-            let part = hidden.narrow(0, range.start, range.len())?;
-            let logits = logits_of(&part, head)?.leaf();
-            Ok::<_, Error>((part, logits))
-        })?;
-        let of_chunk = loss(&logits, range)?;
-        sum = (sum + of_chunk.detach())?;
-        let grad = match of_chunk.into_grads()?.remove(&logits) {
+        let logits = logits.leaf();
+        let sum = loss(&logits, range)?;
+        let value = sum.detach();
+        let grad = match sum.into_grads()?.remove(&logits) {
             Some(grad) => grad,
             None => logits.zeros_like()?,
         };
-        drop(logits);
-        no_grad(|| grads.add(&part, head, &grad, (hidden.track_op(), head.track_op())))?;
+        Ok((value, Some(grad)))
+    })
+}
+
+/// Makes of the logits of some rows the sum of their losses and, if that is asked for, its gradient for the logits.
+pub(super) type OfChunk<'a> = dyn FnMut(Tensor, Range<usize>, bool) -> Result<(Tensor, Option<Tensor>)> + 'a;
+
+/// The sum over the chunks of what `of_chunk` makes of each, recorded under `name` with the gradients that it gives.
+pub(super) fn chunked(
+    name: &'static str,
+    hidden: &Tensor,
+    head: &Tensor,
+    chunk: usize,
+    of_chunk: &mut OfChunk<'_>,
+) -> Result<Tensor> {
+    let mut sum = Tensor::zeros((), wide(hidden.dtype()), hidden.device())?;
+    let (differentiate, mut grads) = (tracked(&[hidden, head]), Grads::default());
+    for range in ranges(hidden.dim(0)?, chunk) {
+        let part = no_grad(|| hidden.narrow(0, range.start, range.len()))?;
+        let logits = no_grad(|| logits_of(&part, head))?;
+        let (of_rows, grad) = of_chunk(logits, range, differentiate)?;
+        sum = (sum + of_rows.detach())?;
+        if let Some(grad) = grad {
+            no_grad(|| grads.add(&part, head, &grad, (hidden.track_op(), head.track_op())))?;
+        }
     }
-    Ok(record(sum, &grads.joined()?, [hidden, head]))
+    Ok(record(sum, &grads.joined(name)?, [hidden, head]))
 }
 
 /// What `f` makes of the rows of the logits `hidden·headᵀ`, one or more values a row, joined along the rows; not recorded. No
@@ -79,7 +93,7 @@ fn ranges(rows: usize, chunk: usize) -> impl Iterator<Item = Range<usize>> {
     (0..rows).step_by(chunk).map(move |start| start..(start + chunk).min(rows))
 }
 
-fn logits_of(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
+pub(super) fn logits_of(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
     super::linear(rows, head, None)?.to_dtype(wide(rows.dtype()))
 }
 
@@ -108,21 +122,22 @@ impl Grads {
         Ok(())
     }
 
-    fn joined(self) -> Result<LinearLoss> {
+    fn joined(self, name: &'static str) -> Result<LinearLoss> {
         let of_hidden = if self.of_hidden.is_empty() { None } else { Some(Tensor::cat(&self.of_hidden, 0)?) };
-        Ok(LinearLoss { of_hidden, of_head: self.of_head })
+        Ok(LinearLoss { name, of_hidden, of_head: self.of_head })
     }
 }
 
 #[derive(Clone)]
 struct LinearLoss {
+    name: &'static str,
     of_hidden: Option<Tensor>,
     of_head: Option<Tensor>,
 }
 
 impl Gradient<2> for LinearLoss {
     fn name(&self) -> &'static str {
-        "linear_loss"
+        self.name
     }
 
     fn backward(&self, [hidden, head]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
@@ -134,7 +149,7 @@ impl Gradient<2> for LinearLoss {
 }
 
 /// `sum`, the gradient of an operand `like`, times `factor` (rank 0); zeros without a sum.
-pub(super) fn scaled(sum: Option<&Tensor>, factor: &Tensor, like: &Tensor) -> Result<Tensor> {
+fn scaled(sum: Option<&Tensor>, factor: &Tensor, like: &Tensor) -> Result<Tensor> {
     match sum {
         Some(sum) => sum.to_dtype(factor.dtype())?.broadcast_mul(factor)?.to_dtype(like.dtype()),
         None => like.zeros_like(),

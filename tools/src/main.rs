@@ -20,6 +20,11 @@ use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
 
+/// Training makes and drops tensors of megabytes by the thousand; the system's allocator gives each back to the kernel and
+/// pays for its pages anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     launch::end_with_launcher();
     let cli = Cli::parse();

@@ -4,6 +4,7 @@
 
 mod common;
 
+use candle_ascend::ops::{self, Kernels};
 use candle_ascend::{DType, Device, Result, Tensor};
 use common::{Fixture, MODELS, greedy};
 use npu_models::Logits;
@@ -117,9 +118,7 @@ fn cuda() {
 /// The fused operators' decompositions, which other devices than this one may run.
 #[test]
 fn cpu_decomposed() {
-    candle_ascend::ops::set_decomposed(true);
-    golden_on("cpu*", &Device::Cpu);
-    candle_ascend::ops::set_decomposed(false);
+    ops::with_kernels(Kernels::Plain, || golden_on("cpu*", &Device::Cpu));
 }
 
 /// A cache filled in pieces gives the logits of one pass, beyond the block that it is first made for.

@@ -4,6 +4,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use crate::train::TrainCommand;
+use candle_ascend::ops::Kernels;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use npu_train::Zero;
 use serde::Serialize;
@@ -55,6 +56,11 @@ pub struct DeviceArgs {
     /// it is named.
     #[arg(long, default_value = "auto", value_name = "DEVICE", env = "NPU_RUN_DEVICE")]
     pub device: String,
+
+    /// What computes attention, experts and norms: aclnn (the device's own fused operators), ours (this program's Ascend C
+    /// kernels, on an NPU), plain (composed of simple operators)
+    #[arg(long, default_value = "aclnn", value_name = "NAME")]
+    pub kernels: Kernels,
 
     /// Folder of the CANN toolkit, if it is not where ASCEND_HOME_PATH or the loader finds it
     #[arg(long, value_name = "DIR")]

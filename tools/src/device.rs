@@ -2,6 +2,7 @@
 
 use crate::cli::DeviceArgs;
 use anyhow::{Context, Result, anyhow, bail};
+use candle_ascend::ops::{self, Kernels};
 use candle_ascend::{Device, NpuDevice};
 use cann_sim::Embedded;
 use std::sync::Arc;
@@ -54,9 +55,13 @@ pub fn register_simulator() {
     candle_ascend::register_simulator(|soc| Ok(Arc::new(Embedded::for_soc(soc)?)));
 }
 
-/// Opens the device that the arguments name.
+/// Opens the device that the arguments name, and has fused operators computed as they say.
 pub fn open(args: &DeviceArgs) -> Result<Opened> {
     let choice: Choice = args.device.parse()?;
+    with_kernels(args, opened(args, choice)?)
+}
+
+fn opened(args: &DeviceArgs, choice: Choice) -> Result<Opened> {
     match choice {
         Choice::Auto => auto(args),
         Choice::Cpu => Ok(Opened { device: Device::Cpu, line: "cpu".into(), simulated: false }),
@@ -66,8 +71,23 @@ pub fn open(args: &DeviceArgs) -> Result<Opened> {
     }
 }
 
+fn with_kernels(args: &DeviceArgs, opened: Opened) -> Result<Opened> {
+    if args.kernels == Kernels::Ours && !opened.device.is_npu() {
+        bail!(
+            "--kernels ours: the kernels of this program are Ascend C, and the device is {}; use --device npu or --device sim",
+            opened.line
+        );
+    }
+    ops::set_kernels(args.kernels);
+    Ok(opened)
+}
+
 /// Opens the NPU of the process that is `local_rank` on this host, of the kind that the arguments name.
 pub fn open_as(args: &DeviceArgs, local_rank: usize) -> Result<Opened> {
+    with_kernels(args, opened_as(args, local_rank)?)
+}
+
+fn opened_as(args: &DeviceArgs, local_rank: usize) -> Result<Opened> {
     match args.device.parse()? {
         // A process that fell back to the CPU would keep the others waiting.
         Choice::Auto => npu(args, local_rank),

@@ -119,8 +119,9 @@ fn load_teacher(setup: &Setup, args: &DistillArgs, folder: &Path) -> Result<Poli
     let device = match &args.teacher_device {
         None => setup.opened.device.clone(),
         Some(device) => {
-            let cann_home = args.train.device.cann_home.clone();
-            let opened = device::open(&DeviceArgs { device: device.clone(), cann_home }).context("--teacher-device")?;
+            let (kernels, cann_home) = (args.train.device.kernels, args.train.device.cann_home.clone());
+            let opened =
+                device::open(&DeviceArgs { device: device.clone(), kernels, cann_home }).context("--teacher-device")?;
             setup.say(&format!("teacher {} on {}", folder.display(), opened.line));
             opened.device
         }

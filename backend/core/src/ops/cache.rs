@@ -1,6 +1,6 @@
 //! Writing to a cache at a place that only the device knows.
 
-use super::fused::overrides;
+use super::kernels::overrides;
 use crate::{DType, Result, Tensor, bail};
 
 /// Writes `rows` `[B, N, T, D]` into `cache` `[B, N, S, D]`, in place: row `t` of sequence `b` to position

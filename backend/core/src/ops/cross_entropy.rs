@@ -1,6 +1,7 @@
 //! Cross entropy of a projection, without its logits.
 
-use super::fused::{expect_float, overrides};
+use super::fused::expect_float;
+use super::kernels::overrides;
 use super::linear_loss::{chunked, logits_of};
 use crate::{D, DType, Error, Result, Tensor};
 

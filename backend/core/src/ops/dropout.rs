@@ -1,7 +1,8 @@
 //! Dropout (Srivastava et al., JMLR 15, 2014) whose mask is a function of a key: backward draws it again, and so does a block
 //! that is computed again, instead of keeping it.
 
-use super::fused::{expect_float, overrides, wide};
+use super::fused::{expect_float, wide};
+use super::kernels::overrides;
 use super::{as_one, cpu};
 use crate::autograd::Gradient;
 use crate::{Result, Tensor, bail};

@@ -1,37 +1,11 @@
 //! Fused operators of one row: softmax and SwiGLU. Each is a decomposition into primitives, which is the definition,
 //! and an override per device that has a faster way to the same numbers.
 
+use super::kernels::overrides;
 use super::{as_one, cpu, npu_grad};
 use crate::autograd::Gradient;
 use crate::{D, DType, Error, Result, Tensor, bail};
 use npu_cpu_kernels::Form;
-use std::cell::Cell;
-
-thread_local! {
-    static DECOMPOSED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Makes fused operators on this thread run their decompositions (or, with `false`, their overrides again).
-pub fn set_decomposed(on: bool) {
-    DECOMPOSED.set(on);
-}
-
-/// Runs `f` with every fused operator on this thread decomposed; the way to compare an override with its definition.
-pub fn decomposed<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            DECOMPOSED.set(self.0);
-        }
-    }
-    let _restore = Restore(DECOMPOSED.replace(true));
-    f()
-}
-
-/// Whether overrides are to be used.
-pub(super) fn overrides() -> bool {
-    !DECOMPOSED.get()
-}
 
 pub(super) fn expect_float(x: &Tensor, op: &'static str) -> Result<()> {
     if x.dtype().is_float() { Ok(()) } else { Err(Error::UnsupportedDTypeForOp(x.dtype(), op).bt()) }

@@ -1,6 +1,6 @@
 //! Reading and writing by index.
 
-use super::fused::overrides;
+use super::kernels::overrides;
 use super::{Operator, Spec, as_one, like, npu_grad};
 use crate::autograd::{Gradient, wanted};
 use crate::{Error, Layout, Operand, Result, Shape, Storage, Tensor};

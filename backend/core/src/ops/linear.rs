@@ -2,7 +2,8 @@
 
 use super::as_one;
 use super::cpu::{Real, elements, on_cpu};
-use super::fused::{expect_float, overrides, wide};
+use super::fused::{expect_float, wide};
+use super::kernels::overrides;
 use crate::autograd::{Gradient, wanted};
 use crate::{D, Error, Result, Shape, Tensor};
 use npu_cpu_kernels::{Rows, product};

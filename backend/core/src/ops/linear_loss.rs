@@ -1,6 +1,7 @@
 //! Any loss over the logits of a projection, without holding them for more than a chunk of rows.
 
-use super::fused::{expect_float, overrides, wide};
+use super::fused::{expect_float, wide};
+use super::kernels::overrides;
 use crate::autograd::{Gradient, no_grad, record, tracked, wanted};
 use crate::{Error, Result, Tensor};
 use std::ops::Range;

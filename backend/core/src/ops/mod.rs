@@ -16,6 +16,7 @@ mod dropout;
 mod elementwise;
 mod fused;
 mod indexing;
+mod kernels;
 mod linear;
 mod linear_loss;
 mod matmul;
@@ -41,9 +42,10 @@ pub use cache::{write_at, write_pair_at};
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
 pub use dropout::dropout;
 pub(crate) use elementwise::{Affine, Binary, Cast, Compare, Elu, Powf, Unary, WhereCond};
-pub use fused::{decomposed, set_decomposed, softmax_last_dim, swiglu};
+pub use fused::{softmax_last_dim, swiglu};
 pub use indexing::embedding;
 pub(crate) use indexing::{Gather, IndexAdd, IndexSelect, Scatter};
+pub use kernels::{Kernels, decomposed, kernels, set_kernels, with_kernels};
 pub use linear::linear;
 pub use linear_loss::{OfRows, linear_loss, linear_map};
 pub(crate) use matmul::MatMul;
@@ -93,7 +95,7 @@ fn as_one<const N: usize>(
     operands: [&Tensor; N],
     forward: impl FnOnce() -> Result<Tensor>,
 ) -> Result<Tensor> {
-    if !fused::overrides() || !tracked(&operands) {
+    if !kernels::overrides() || !tracked(&operands) {
         return forward();
     }
     Ok(record(no_grad(forward)?, gradient, operands))

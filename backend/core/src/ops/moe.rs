@@ -3,8 +3,10 @@
 //! Shapes: T tokens, E experts, K of them chosen for a token, H hidden width. Nothing here reads the choice on the host
 //! where the device has a grouped product, so that a layer stays one asynchronous sequence of launches.
 
-use super::fused::{expect_float, overrides, wide};
+use super::fused::{expect_float, wide};
+use super::kernels::{no_kernel, ours, overrides};
 use super::linear;
+use crate::autograd::tracked;
 use crate::{D, DType, Result, Tensor, bail};
 
 /// How router logits become weights.
@@ -27,6 +29,9 @@ pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, T
     let (tokens, experts) = logits.dims2()?;
     if k == 0 || k > experts {
         bail!("route: {k} of {experts} experts cannot be chosen")
+    }
+    if ours(logits) && !tracked(&[logits]) {
+        return no_kernel("route");
     }
     let logits = logits.to_dtype(DType::F32)?;
     let (scores, ranks, renormalise, factor) = match gating {
@@ -93,6 +98,9 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
     if tokens != rows || k == 0 {
         bail!("permute: {:?} and experts {:?} do not fit: wanted [T, H] and [T, K]", x.shape(), chosen.shape())
     }
+    if ours(x) && !tracked(&[x]) {
+        return no_kernel("permute");
+    }
     let (device, copies) = (x.device(), tokens * k);
     let flat = chosen.reshape(copies)?;
     // The place in the list makes keys unique, so that any sort is a stable one.
@@ -123,6 +131,9 @@ pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tens
             ends.dtype(),
             ends.shape()
         )
+    }
+    if ours(x) && !tracked(&[x, weight]) {
+        return no_kernel("grouped_linear");
     }
     if overrides()
         && let Some(y) = super::npu::grouped_linear(x, weight, ends)?
@@ -158,6 +169,9 @@ pub fn unpermute(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result<Tensor>
             order.shape(),
             weights.shape()
         )
+    }
+    if ours(y) && !tracked(&[y, weights]) {
+        return no_kernel("unpermute");
     }
     let back = order.arg_sort_last_dim(true)?;
     let wide = wide(y.dtype());

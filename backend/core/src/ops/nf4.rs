@@ -7,7 +7,8 @@
 //! half a byte and write the number once, where the launches read and write some ten bytes a number in BF16.
 
 use super::cpu::{Real, elements, on_cpu};
-use super::fused::{expect_float, overrides};
+use super::fused::expect_float;
+use super::kernels::overrides;
 use super::linear::Linear;
 use super::{as_one, embedding};
 use crate::autograd::{Gradient, no_grad};

@@ -1,6 +1,6 @@
 //! Steps of optimizers, in place.
 
-use super::fused::overrides;
+use super::kernels::overrides;
 use super::npu::on_npu;
 use crate::autograd::no_grad;
 use crate::{Result, Tensor, Var};

@@ -1,7 +1,7 @@
 //! Attention of several sequences that lie one after the other, without padding.
 
 use super::attention::{Attention, AttentionMask, Mask, attend_kept, attention, check};
-use super::fused::overrides;
+use super::kernels::overrides;
 use super::npu_grad;
 use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::npu::RowStatistics;

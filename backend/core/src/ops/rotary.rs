@@ -1,7 +1,8 @@
 //! Rotary position embedding of queries and keys.
 
 use super::cpu;
-use super::fused::{expect_float, overrides, wide};
+use super::fused::{expect_float, wide};
+use super::kernels::overrides;
 use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::{D, Result, Tensor, bail};
 

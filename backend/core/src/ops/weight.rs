@@ -5,7 +5,8 @@
 //! here, so that they are widened at load.
 
 use super::cpu::values_f32;
-use super::fused::{expect_float, overrides};
+use super::fused::expect_float;
+use super::kernels::overrides;
 use super::nf4::{self, Nf4};
 use crate::autograd::tracked;
 use crate::{D, DType, Device, Error, Result, Shape, Tensor, bail};

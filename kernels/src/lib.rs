@@ -1,0 +1,26 @@
+//! Our own Ascend C operators for attention, mixture of experts and norms, on dav-2201 (Atlas A2 and A3).
+//!
+//! Each operator lies in `<group>/<name>/`: `op_kernel/` the Ascend C source, `op_host/` the tiling computed from its
+//! shapes, `reference.rs` the same arithmetic in plain loops. [`twin`] runs the sources on the host and checks what the
+//! card would punish; `kernels/README.md` says what each computes and what bounds it.
+
+pub mod twin;
+
+#[macro_use]
+mod tiling;
+
+/// The library of all operators compiled for the host, as [`twin`] and a simulated device load it.
+pub static TWIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libascend_twin.so"));
+
+/// One launch of a kernel, as the host computes it from shapes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Name of the entry: `<operator>_<dtype>`.
+    pub kernel: &'static str,
+    /// Blocks: vector cores, or pairs of a cube core and its vector cores.
+    pub blocks: u32,
+    /// The tiling struct as it lies in device memory.
+    pub tiling: Vec<u8>,
+    /// Bytes of device memory that the kernel works in.
+    pub workspace: u64,
+}

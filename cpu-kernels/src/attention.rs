@@ -17,7 +17,7 @@ const PARALLEL: usize = 1 << 16;
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a, T> {
     data: &'a [T],
-    shape: [usize; 4],
+    pub(crate) shape: [usize; 4],
     strides: [usize; 3],
 }
 
@@ -32,7 +32,7 @@ impl<'a, T> Heads<'a, T> {
     }
 
     /// The rows of one head, from `first` on.
-    fn rows(&self, batch: usize, head: usize, first: usize, count: usize) -> Rows<'a, T> {
+    pub(crate) fn rows(&self, batch: usize, head: usize, first: usize, count: usize) -> Rows<'a, T> {
         let start = batch * self.strides[0] + head * self.strides[1] + first * self.strides[2];
         Rows::strided(&self.data[start..], count, self.shape[3], self.strides[2])
     }
@@ -49,7 +49,8 @@ pub enum Sight {
 }
 
 impl Sight {
-    fn keys(self, query: usize, keys: usize) -> usize {
+    /// How many of `keys` the query sees.
+    pub(crate) fn keys(self, query: usize, keys: usize) -> usize {
         match self {
             Sight::All => keys,
             Sight::Causal { offset } => keys.min(query + offset + 1),

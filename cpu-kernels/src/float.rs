@@ -13,6 +13,16 @@ pub trait Float: Copy + Default + Send + Sync + 'static {
     /// The nearest value of the type, the even one of two.
     fn round(value: f32) -> Self;
 
+    /// The elements themselves, where they are `f32`.
+    fn as_wide(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    /// As [`as_wide`](Self::as_wide), for writing.
+    fn as_wide_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+
     /// `from` in `f32`, one to one.
     fn widen_slice(from: &[Self], to: &mut [f32]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
@@ -31,6 +41,22 @@ impl Float for f32 {
 
     fn round(value: f32) -> Self {
         value
+    }
+
+    fn as_wide(elements: &[Self]) -> Option<&[f32]> {
+        Some(elements)
+    }
+
+    fn as_wide_mut(elements: &mut [Self]) -> Option<&mut [f32]> {
+        Some(elements)
+    }
+
+    fn widen_slice(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn round_slice(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
     }
 }
 

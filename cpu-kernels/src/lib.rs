@@ -5,17 +5,22 @@
 //! for at run time.
 
 mod attention;
+mod attention_grad;
 mod float;
 mod forms;
+pub mod memory;
 pub mod nf4;
+mod packed;
 mod product;
 pub mod quantised;
 mod rows;
 mod team;
 
 pub use attention::{Heads, Sight, attention, attention_by};
+pub use attention_grad::{Attended, AttentionGrads, attention_grads};
 pub use float::Float;
-pub use forms::Form;
+pub use forms::{Decayed, Form};
+pub use packed::{Matrix, multiply};
 pub use product::{product, product_by, weighted_sums, weighted_sums_by};
 pub use rows::Rows;
 pub use team::{share, share_chunks};

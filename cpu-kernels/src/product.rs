@@ -1,7 +1,8 @@
 //! `x · Wᵀ` and `p · V`: the right operand's columns, or its rows, lie in memory one after the other.
 
-use crate::float::{same, widened};
+use crate::float::{same, same_mut, widened};
 use crate::forms::{Dots, Form, Kernels, Mix, dots_of_bf16};
+use crate::packed::multiply;
 use crate::team::{share, threads};
 use crate::{Float, Rows};
 use half::{bf16, f16};
@@ -9,6 +10,8 @@ use std::borrow::Cow;
 
 /// Multiplications from which a product is worth sharing among threads.
 const PARALLEL: usize = 1 << 16;
+/// Rows from which a product of `f32` is worth packing its operands.
+const PACKED: usize = 32;
 /// Bytes of `x` that are multiplied at a time, so that they stay in the second-level cache while `W` streams by.
 const RESIDENT: usize = 5 << 18;
 /// Columns of one task are a multiple of this, which is a multiple of every form's tile.
@@ -19,7 +22,24 @@ const TASKS: usize = 4;
 /// `y = x · Wᵀ + bias`: `x` `[R, K]`, `weight` `[N, K]`, `bias` `[N]`, `y` `[R, N]` row-major. Summed in `f32`, in an order
 /// that depends on the machine; rounded once, with the bias. Panics where the sizes do not fit.
 pub fn product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, bias: Option<&[Y]>, y: &mut [Y]) {
+    if x.count >= PACKED
+        && let (Some(x32), Some(w32), Some(y32)) = (same(x.data()), same(weight.data()), same_mut(y))
+    {
+        return packed(x.over(x32), weight.over(w32), bias, y32);
+    }
     product_by(Form::fastest(), x, weight, bias, y);
+}
+
+/// The product of `f32` operands that are worth packing.
+fn packed<Y: Float>(x: Rows<f32>, weight: Rows<f32>, bias: Option<&[Y]>, y: &mut [f32]) {
+    assert_eq!(x.width, weight.width, "inner sizes of a product differ");
+    assert!(bias.is_none_or(|bias| bias.len() == weight.count), "the bias of a product has another size");
+    multiply(1, |_| (x.matrix(), weight.matrix().t()), y);
+    if let Some(bias) = bias {
+        let bias = widened(bias);
+        let add = |row: &mut [f32]| row.iter_mut().zip(&*bias).for_each(|(y, bias)| *y += bias);
+        y.chunks_exact_mut(weight.count.max(1)).for_each(add);
+    }
 }
 
 /// As [`product`], by the given form, which must be one of [`Form::available`].

@@ -1,5 +1,7 @@
 //! A matrix whose rows lie in memory one after the other.
 
+use crate::packed::Matrix;
+
 /// `count` rows of `width` elements, row `i` starting `i * stride` elements into the data.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a, T> {
@@ -57,5 +59,11 @@ impl<'a, T> Rows<'a, T> {
 
     pub(crate) fn data(&self) -> &'a [T] {
         self.data
+    }
+}
+
+impl<'a> Rows<'a, f32> {
+    pub(crate) fn matrix(&self) -> Matrix<'a> {
+        Matrix::new(self.data, (self.count, self.width), (self.stride, 1))
     }
 }

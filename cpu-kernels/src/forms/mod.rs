@@ -9,6 +9,8 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use rowwise::Decayed;
+
 use crate::Rows;
 use half::{bf16, f16};
 use std::sync::LazyLock;

@@ -4,6 +4,22 @@ use super::Form;
 use crate::Float;
 use half::bf16;
 
+/// What the elements of a step of AdamW share.
+#[derive(Clone, Copy, Debug)]
+pub struct Decayed {
+    pub beta1: f32,
+    pub beta2: f32,
+    /// The reciprocal of `1 - beta2^step`.
+    pub second_scale: f32,
+    pub eps: f32,
+    /// The learning rate over `1 - beta1^step`.
+    pub rate: f32,
+    /// What gradients are multiplied with before they are used.
+    pub grad_scale: f32,
+    /// What decay leaves of a weight.
+    pub kept: f32,
+}
+
 /// Independent sums, as many as the longest register has lanes.
 const LANES: usize = 16;
 
@@ -55,6 +71,50 @@ fn exp_and_sum_of(row: &mut [f32], less: f32) -> f32 {
 fn swiglu_of(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+/// The gradients of gate and up beside each other, as the operand has them.
+#[inline(always)]
+fn swiglu_grad_of(gate: &[f32], up: &[f32], grad: &[f32], of_gate: &mut [f32], of_up: &mut [f32]) {
+    for ((((gate, up), grad), of_gate), of_up) in gate.iter().zip(up).zip(grad).zip(of_gate).zip(of_up) {
+        let sigmoid = 1.0 / (1.0 + exp(-gate));
+        let silu = gate * sigmoid;
+        *of_up = grad * silu;
+        *of_gate = grad * up * (silu * (1.0 - sigmoid) + sigmoid);
+    }
+}
+
+#[inline(always)]
+fn dot_of(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let whole = x.len() / LANES * LANES;
+    for ((x, y), z) in x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(z.chunks_exact(LANES)) {
+        sums.iter_mut().zip(x).zip(y).zip(z).for_each(|(((sum, x), y), z)| *sum += x * y * z);
+    }
+    let rest: f32 = (whole..x.len()).map(|i| x[i] * y[i] * z[i]).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+fn max_of(row: &[f32]) -> f32 {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for chunk in chunks {
+        largest.iter_mut().zip(chunk).for_each(|(largest, value)| *largest = largest.max(*value));
+    }
+    largest.into_iter().fold(rest, f32::max)
+}
+
+#[inline(always)]
+fn adamw_of(at: Decayed, weights: &mut [f32], first: &mut [f32], second: &mut [f32], grads: &[f32]) {
+    for (((weight, first), second), grad) in weights.iter_mut().zip(first).zip(second).zip(grads) {
+        let grad = grad * at.grad_scale;
+        *first = at.beta1 * *first + (1.0 - at.beta1) * grad;
+        *second = at.beta2 * *second + (1.0 - at.beta2) * grad * grad;
+        let deviation = (*second * at.second_scale).sqrt() + at.eps;
+        *weight = *weight * at.kept - at.rate * *first / deviation;
     }
 }
 
@@ -112,6 +172,14 @@ on_units! {
     exp_and_sum = exp_and_sum_of(row: &mut [f32], less: f32) -> f32;
     /// `silu(gate) * up`, element by element.
     swiglu = swiglu_of(gate: &[f32], up: &[f32], out: &mut [f32]);
+    /// The gradients of gate and up of [`swiglu`](Self::swiglu), given that of its result.
+    swiglu_grad = swiglu_grad_of(gate: &[f32], up: &[f32], grad: &[f32], of_gate: &mut [f32], of_up: &mut [f32]);
+    /// One step of AdamW for some weights, with the running means of their gradients and of those' squares.
+    adamw = adamw_of(at: Decayed, weights: &mut [f32], first: &mut [f32], second: &mut [f32], grads: &[f32]);
+    /// The sum of products of three elements each.
+    dot = dot_of(x: &[f32], y: &[f32], z: &[f32]) -> f32;
+    /// The largest that is no NaN; minus infinity of none.
+    max = max_of(row: &[f32]) -> f32;
     /// `from` in `f32`, one to one.
     widen_bf16 = widen_bf16_of(from: &[bf16], to: &mut [f32]);
     /// `from` rounded to the nearest BF16, one to one.
@@ -154,6 +222,11 @@ mod tests {
             assert!((sum - wanted).abs() < 77.0 * 2f64.powi(-22) * wanted, "{form:?}: {sum}, wanted {wanted}");
             let squares: f64 = row.iter().map(|value| (*value as f64).powi(2)).sum();
             assert!((form.sum_of_squares(&row) as f64 - squares).abs() < 77.0 * 2f64.powi(-23) * squares, "{form:?}");
+            let products: f64 = row.iter().zip(&up).map(|(x, y)| (x * y) as f64 * *x as f64).sum();
+            let size: f64 = row.iter().zip(&up).map(|(x, y)| ((x * y) as f64 * *x as f64).abs()).sum();
+            assert!((form.dot(&row, &up, &row) as f64 - products).abs() < 80.0 * 2f64.powi(-24) * size, "{form:?}");
+            assert_eq!(form.max(&row), row.iter().copied().fold(f32::MIN, f32::max), "{form:?}");
+            assert_eq!(form.max(&[]), f32::NEG_INFINITY);
             let mut gated = vec![0f32; row.len()];
             form.swiglu(&row, &up, &mut gated);
             for ((got, gate), up) in gated.iter().zip(&row).zip(&up) {

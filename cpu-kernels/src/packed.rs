@@ -1,0 +1,204 @@
+//! Products of `f32` matrices of many rows, by the `gemm` library, which packs both operands for the processor's caches.
+
+use crate::team::{share, threads};
+
+/// Multiplications from which a product is worth sharing among threads.
+const PARALLEL: usize = 1 << 16;
+/// Rows and columns of one task are multiples of these, which are multiples of the library's tiles.
+const ROWS: usize = 48;
+const COLUMNS: usize = 64;
+/// Tasks a thread, so that a thread that starts late or is taken from its core leaves its share to the others.
+const TASKS: usize = 2;
+
+/// A matrix as it lies in memory: element `(i, j)` is at `i * down + j * across`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    down: usize,
+    across: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Panics where an element lies outside `data`.
+    pub fn new(data: &'a [f32], (rows, columns): (usize, usize), (down, across): (usize, usize)) -> Self {
+        let reach = if rows == 0 || columns == 0 { 0 } else { (rows - 1) * down + (columns - 1) * across + 1 };
+        assert!(reach <= data.len(), "{rows} by {columns}, {down} and {across} apart, need {reach}: {}", data.len());
+        Self { data, rows, columns, down, across }
+    }
+
+    /// Without gaps, row by row.
+    pub fn rows(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self::new(data, (rows, columns), (columns, 1))
+    }
+
+    /// The transpose, which moves nothing.
+    pub fn t(self) -> Self {
+        Self { rows: self.columns, columns: self.rows, down: self.across, across: self.down, ..self }
+    }
+
+    /// `count` rows from `first` on.
+    fn narrow(self, first: usize, count: usize) -> Self {
+        Self::new(&self.data[first * self.down..], (count, self.columns), (self.down, self.across))
+    }
+}
+
+/// What a product does with what the result holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Into {
+    Overwrite,
+    Add,
+}
+
+/// A result that tasks write disjoint rows or columns of; its rows lie `down` apart.
+#[derive(Clone, Copy)]
+struct Target {
+    pointer: *mut f32,
+    down: usize,
+}
+
+// SAFETY: tasks write disjoint elements, which `multiply` sees to.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// # Safety
+    /// The element must lie in the result.
+    unsafe fn from(self, element: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self { pointer: unsafe { self.pointer.add(element) }, ..self }
+    }
+
+    /// # Safety
+    /// The result's `a.rows` by `b.columns` elements must be the caller's alone for the time of the call.
+    unsafe fn multiply(self, a: Matrix, b: Matrix, into: Into) {
+        let signed = |stride: usize| stride as isize;
+        // SAFETY: the operands' elements lie in their slices, as `Matrix::new` asserts, and the result's are the caller's.
+        unsafe {
+            gemm::gemm(
+                a.rows,
+                b.columns,
+                a.columns,
+                self.pointer,
+                1,
+                signed(self.down),
+                into == Into::Add,
+                a.data.as_ptr(),
+                signed(a.across),
+                signed(a.down),
+                b.data.as_ptr(),
+                signed(b.across),
+                signed(b.down),
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+/// `out = a · b`, or that much more, on this thread; the rows of `out` have no gaps.
+pub(crate) fn multiply_here(a: Matrix, b: Matrix, out: &mut [f32], into: Into) {
+    assert_eq!(a.columns, b.rows, "inner sizes of a product differ");
+    assert_eq!(out.len(), a.rows * b.columns, "the result of a product has another size");
+    if !out.is_empty() {
+        // SAFETY: the result is borrowed alone and has that many elements.
+        unsafe { Target { pointer: out.as_mut_ptr(), down: b.columns }.multiply(a, b, into) }
+    }
+}
+
+/// `out[i] = a[i] · b[i]` for a batch of products of one size, each given by its number; `out` holds them row by row, one
+/// after the other. Panics where sizes do not fit.
+pub fn multiply<'a>(batch: usize, operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync, out: &mut [f32]) {
+    if batch == 0 || out.is_empty() {
+        return;
+    }
+    let (a, b) = operands(0);
+    let (rows, columns, inner) = (a.rows, b.columns, a.columns);
+    assert_eq!(out.len(), batch * rows * columns, "the result of a product has another size");
+    let wanted = if batch * rows * columns * inner < PARALLEL { 1 } else { TASKS * threads() };
+    // The longer side is cut, so that what every piece packs anew is the smaller operand.
+    let longer = rows.max(columns);
+    let grain = if rows >= columns { ROWS } else { COLUMNS };
+    let length = longer.div_ceil(wanted.div_ceil(batch)).next_multiple_of(grain);
+    let pieces = longer.div_ceil(length);
+    let to = Target { pointer: out.as_mut_ptr(), down: columns };
+    share(if wanted == 1 { 1 } else { batch * pieces }, |task| {
+        let tasks = if wanted == 1 { 0..batch * pieces } else { task..task + 1 };
+        for task in tasks {
+            let (index, first) = (task / pieces, task % pieces * length);
+            let (a, b) = operands(index);
+            assert_eq!(
+                (a.rows, b.columns, a.columns, b.rows),
+                (rows, columns, inner, inner),
+                "sizes in a batch differ"
+            );
+            let count = length.min(longer - first);
+            let (a, b, start) = match rows >= columns {
+                true => (a.narrow(first, count), b, first * columns),
+                false => (a, b.t().narrow(first, count).t(), first),
+            };
+            // SAFETY: the result is borrowed for this call and has as many elements; tasks differ in their product, or in
+            // the rows or columns of it.
+            unsafe { to.from(index * rows * columns + start).multiply(a, b, Into::Overwrite) }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small whole numbers, whose sums of products are exact in any order.
+    fn values(count: usize, salt: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 31 + salt * 7) % 11) as f32 - 5.0).collect()
+    }
+
+    #[test]
+    fn products_are_those_of_plain_loops() {
+        for (batch, rows, inner, columns) in
+            [(1, 1, 1, 1), (1, 70, 33, 300), (1, 300, 65, 50), (3, 5, 7, 2), (2, 64, 48, 200)]
+        {
+            for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (a, b) = (values(batch * rows * inner, 1), values(batch * inner * columns, 2));
+                let operands = |index: usize| {
+                    let (a, b) = (&a[index * rows * inner..], &b[index * inner * columns..]);
+                    (
+                        if a_turned { Matrix::rows(a, inner, rows).t() } else { Matrix::rows(a, rows, inner) },
+                        if b_turned { Matrix::rows(b, columns, inner).t() } else { Matrix::rows(b, inner, columns) },
+                    )
+                };
+                let mut out = vec![f32::NAN; batch * rows * columns];
+                multiply(batch, operands, &mut out);
+                for (at, got) in out.iter().enumerate() {
+                    let (index, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
+                    let of_a =
+                        |k: usize| a[index * rows * inner + if a_turned { k * rows + row } else { row * inner + k }];
+                    let of_b = |k: usize| {
+                        b[index * inner * columns + if b_turned { column * inner + k } else { k * columns + column }]
+                    };
+                    let wanted: f32 = (0..inner).map(|k| of_a(k) * of_b(k)).sum();
+                    assert_eq!(
+                        *got, wanted,
+                        "{batch} of {rows}x{inner}x{columns}, turned {a_turned} {b_turned}, at {at}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_can_be_added() {
+        let (a, b) = (values(6, 1), values(6, 2));
+        let (a, b) = (Matrix::rows(&a, 2, 3), Matrix::rows(&b, 3, 2));
+        let mut once = vec![0f32; 4];
+        multiply_here(a, b, &mut once, Into::Overwrite);
+        let mut twice = once.clone();
+        multiply_here(a, b, &mut twice, Into::Add);
+        assert!(once.iter().any(|value| *value != 0.0));
+        assert_eq!(twice, once.iter().map(|value| 2.0 * value).collect::<Vec<_>>());
+    }
+}

@@ -112,18 +112,20 @@ impl Adapters {
         if self.is_empty() || !passes.adapters {
             return Ok(y);
         }
-        let parts = self.parts.iter().map(|(outputs, adapter)| match adapter {
-            Some(adapter) => adapter.forward(x, passes),
-            None => {
-                let dims = [&x.dims()[..x.rank() - 1], &[*outputs]].concat();
-                Ok(Tensor::zeros(dims, x.dtype(), x.device())?)
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for (outputs, adapter) in &self.parts {
+            if let Some(adapter) = adapter {
+                parts.push((start, adapter.forward(x, passes)?));
             }
-        });
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        let added = Tensor::cat(&parts, x.rank() - 1)?;
+            start += outputs;
+        }
         match &self.order {
-            Some(order) => Ok((y + added.index_select(order, x.rank() - 1)?)?),
-            None => Ok((y + added)?),
+            Some(order) => {
+                let added = ops::add_columns(&y.zeros_like()?, &parts)?;
+                Ok((y + added.index_select(order, x.rank() - 1)?)?)
+            }
+            None => Ok(ops::add_columns(&y, &parts)?),
         }
     }
 }

@@ -20,10 +20,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
 
-/// Training makes and drops tensors of megabytes by the thousand; the system's allocator gives each back to the kernel and
-/// pays for its pages anew.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: npu_cpu_kernels::memory::Allocator = npu_cpu_kernels::memory::Allocator;
 
 fn main() -> ExitCode {
     launch::end_with_launcher();

@@ -222,7 +222,8 @@ fn an_adapter_of_another_model() {
 
 #[test]
 fn kernels_that_there_are_not() {
-    let infer = |kernels: &str, device: &str| npu_run(&["infer", "1 + 1", "--kernels", kernels, "--device", device], b"");
+    let infer =
+        |kernels: &str, device: &str| npu_run(&["infer", "1 + 1", "--kernels", kernels, "--device", device], b"");
     infer("fast", "cpu").refused(&["\"fast\" are no kernels", "aclnn, ours or plain"]);
     infer("ours", "cpu").refused(&["--kernels ours", "the device is cpu", "--device npu or --device sim"]);
 }

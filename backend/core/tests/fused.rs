@@ -70,6 +70,34 @@ fn softmax_and_swiglu() {
 }
 
 #[test]
+fn additions_to_columns() {
+    check("add_columns", [&[2, 3, 9], &[2, 3, 2], &[2, 3, 3]], |[y, a, b]| {
+        ops::add_columns(y, &[(1, a.clone()), (5, b.clone())])
+    });
+    let zeros = |columns| Tensor::zeros((2, columns), DType::F32, &Device::Cpu).expect("zeros");
+    for parts in [vec![(3, zeros(2))], vec![(0, zeros(3)), (2, zeros(1))]] {
+        let error = ops::add_columns(&zeros(4), &parts).expect_err("parts beyond the end or over each other");
+        assert!(error.to_string().contains("does not fit [2, 4]"), "{error}");
+    }
+}
+
+#[test]
+fn losses_of_rows() {
+    let how = ops::CrossEntropy { chunk: 3, mean: false, ignore_index: -100 };
+    check("linear_cross_entropy", [&[7, 6], &[40, 6]], |[hidden, head]| {
+        let targets = Tensor::new(&[3i64, -100, 0, 39, 7, -100, 7], hidden.device())?;
+        // An eighth is of order one, which is what the tolerance is for.
+        (ops::linear_cross_entropy(&hidden.detach(), &head.detach(), &targets, how)? / 8.)?.to_dtype(hidden.dtype())
+    });
+    let hidden = Tensor::zeros((1, 6), DType::F32, &Device::Cpu).expect("zeros");
+    let head = Tensor::zeros((4, 6), DType::F32, &Device::Cpu).expect("zeros");
+    let targets = Tensor::new(&[4i64], &Device::Cpu).expect("targets");
+    let error = ops::linear_cross_entropy(&hidden, &head, &targets, how).expect_err("no such class");
+    assert!(error.to_string().contains("none of 4 classes"), "{error}");
+    check("sum_of_squares", [&[5, 7]], |[x]| (ops::sum_of_squares(x)? / 8.)?.to_dtype(x.dtype()));
+}
+
+#[test]
 fn dropout_keeps_a_share_scales_it_and_hands_gradients_through_the_same_mask() {
     let run = |device: &Device, dtype: DType| -> Result<()> {
         let case = format!("{dtype:?} on {}", device.kind());

@@ -125,7 +125,7 @@ impl Optimizer for AdamW {
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         self.step_t += 1;
         let ParamsAdamW { lr, beta1, beta2, eps, weight_decay } = self.params;
-        let at = ops::AdamWStep { step: self.step_t, lr, beta1, beta2, eps, weight_decay };
+        let at = ops::AdamWStep { step: self.step_t, lr, beta1, beta2, eps, weight_decay, grad_scale: 1. };
         for Moments { var, first, second } in &self.vars {
             if let Some(grad) = grads.get(var) {
                 ops::adamw_step(var, first, second, grad, at)?;

@@ -104,14 +104,14 @@ impl AdamW {
         Ok(Self { options, slots, tables, steps: 0 })
     }
 
-    /// One step by `grads`, F32 and in the order of the slots, with the learning rate `lr`.
-    pub fn step(&mut self, grads: &[Tensor], lr: f64) -> Result<()> {
+    /// One step by `grads` times `grad_scale`, F32 and in the order of the slots, with the learning rate `lr`.
+    pub fn step(&mut self, grads: &[Tensor], grad_scale: f64, lr: f64) -> Result<()> {
         ensure!(grads.len() == self.slots.len(), "{} gradients for {} slots", grads.len(), self.slots.len());
         self.steps += 1;
         let AdamWOptions { beta1, beta2, eps, .. } = self.options;
         for ((slot, moments), grad) in self.slots.iter_mut().zip(grads) {
             let weight_decay = if slot.decays { self.options.weight_decay } else { 0. };
-            let at = AdamWStep { step: self.steps, lr, beta1, beta2, eps, weight_decay };
+            let at = AdamWStep { step: self.steps, lr, beta1, beta2, eps, weight_decay, grad_scale };
             let update = |first: &Var, second: &Var| Ok(adamw_step(&slot.master, first, second, grad, at)?);
             no_grad(|| moments.update(self.tables.as_ref(), update))
                 .with_context(|| format!("updating {}", slot.name))?;

@@ -52,7 +52,9 @@ fn steps_are_those_of_the_paper_and_small_ones_are_not_lost_in_bf16() {
         for step in 1..=5 {
             let grads = [spread(300, 10 + step), spread(10, 20 + step)];
             let given = [tensor(&grads[0], &device).reshape((30, 10)).unwrap(), tensor(&grads[1], &device)];
-            optimizer.step(&given, 1e-5).unwrap();
+            // As gradients of a scaled loss are: four times as large, which is exact.
+            let given = given.map(|grad| (grad * 4.).unwrap());
+            optimizer.step(&given, 0.25, 1e-5).unwrap();
             for (held, (grads, decay)) in plain.iter_mut().zip(grads.iter().zip([10., 0.])) {
                 let grads: Vec<f64> = grads.iter().map(|g| f64::from(*g)).collect();
                 plain_step(held, &grads, step as i32, 1e-5, decay, options);
@@ -131,7 +133,7 @@ fn eight_bits_train_like_f32_in_a_quarter_of_the_memory() {
         for step in 0..150 {
             let noise = (tensor(&spread(count, 100 + step), &Device::Cpu) * 0.1).unwrap();
             let grad = ((var.as_detached_tensor() - &goal).unwrap() + noise).unwrap();
-            optimizer.step(&[grad], 5e-3).unwrap();
+            optimizer.step(&[grad], 1., 5e-3).unwrap();
         }
         let left = (var.as_detached_tensor() - &goal).unwrap().sqr().unwrap().mean_all().unwrap();
         (left.sqrt().unwrap().to_scalar::<f32>().unwrap().into(), optimizer.state_bytes())

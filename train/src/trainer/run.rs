@@ -9,8 +9,8 @@ use super::{Outcome, Progress, StepReport, TrainOptions};
 use crate::optimizer::AdamW;
 use crate::{Objective, Partition, Policy, Ranks, files};
 use anyhow::{Context, Result, bail, ensure};
+use candle_ascend::DType;
 use candle_ascend::safetensors::MmapedSafetensors;
-use candle_ascend::{DType, Tensor};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -155,7 +155,7 @@ impl<'a, O: Objective> Run<'a, O> {
 
     /// Clips and makes the optimizer's step; gives the norm before clipping, none where the step was skipped.
     fn apply(&mut self, step: usize, found: Gradient, scale: f64) -> Result<Option<f64>> {
-        let Gradient { mut grads, squares, .. } = found;
+        let Gradient { grads, squares, .. } = found;
         if let Some(bad) = squares.iter().position(|square| !square.is_finite()) {
             let what = format!("the gradient of {}", self.partition.slots()[bad].name);
             let Some(loss_scale) = &mut self.run.loss_scale else { bail!("{what} is not finite: {}", advice()) };
@@ -170,11 +170,7 @@ impl<'a, O: Objective> Run<'a, O> {
         let most = self.options.max_grad_norm;
         // The constant is PyTorch's.
         let clip = if most > 0. { (most / (norm + 1e-6)).min(1.) } else { 1. };
-        let factor = clip / scale;
-        if factor != 1. {
-            grads = grads.into_iter().map(|grad| Ok((grad * factor)?)).collect::<Result<Vec<Tensor>>>()?;
-        }
-        self.optimizer.step(&grads, self.options.schedule.at(step))?;
+        self.optimizer.step(&grads, clip / scale, self.options.schedule.at(step))?;
         self.partition.spread()?;
         Ok(Some(norm))
     }

@@ -2,7 +2,7 @@
 
 use crate::{Objective, Partition, Policy, Ranks};
 use anyhow::{Context, Result};
-use candle_ascend::{DType, Tensor, no_grad};
+use candle_ascend::{DType, Tensor, no_grad, ops};
 
 /// Batches of a step or of an evaluation, with what their losses are divided by.
 pub struct Work<B> {
@@ -102,7 +102,7 @@ pub fn gradient<O: Objective>(
     }
     let grads = gradients.finish()?;
     let total = sums.finish(work, policy, ranks)?;
-    let squares = grads.iter().map(|grad| Ok(grad.sqr()?.sum_all()?)).collect::<Result<Vec<_>>>()?;
+    let squares = grads.iter().map(|grad| Ok(ops::sum_of_squares(grad)?)).collect::<Result<Vec<_>>>()?;
     let squares = partition.total(&Tensor::stack(&squares, 0).context("nothing of the model is trained")?)?;
     let read = Tensor::cat(&[&total, &squares], 0)?.to_vec1::<f32>()?;
     ranks.check()?;

@@ -132,7 +132,7 @@ impl Training {
         let norm = f64::from(self.partition.total(&squares)?.to_scalar::<f32>()?).sqrt();
         let loss = self.ranks.sum(&[loss])?[0] * scale;
         self.ranks.check()?;
-        self.optimizer.step(&grads, 1e-3)?;
+        self.optimizer.step(&grads, 1., 1e-3)?;
         self.partition.spread()?;
         Ok(Step { loss, norm })
     }

@@ -42,6 +42,8 @@ pub struct AdamWStep {
     pub beta2: f64,
     pub weight_decay: f64,
     pub eps: f64,
+    /// What the gradient is multiplied with before it is used: clipping, and the inverse of the loss's scale.
+    pub grad_scale: f64,
 }
 
 impl NpuStorage {

@@ -6,8 +6,8 @@ use super::kernels::{decomposed, no_kernel, ours, overrides};
 use super::npu_grad;
 use crate::autograd::{Gradient, no_grad, record, tracked};
 use crate::npu::RowStatistics;
-use crate::{D, DType, Device, Error, Result, Tensor, bail};
-use npu_cpu_kernels::{Heads, Sight};
+use crate::{D, DType, Device, Error, Result, Storage, Tensor, bail};
+use npu_cpu_kernels::{Attended, AttentionGrads, Heads, Sight, attention_grads};
 use std::sync::{Arc, OnceLock};
 
 /// Which keys a query sees.
@@ -99,6 +99,15 @@ impl AttentionMask<'_> {
             Self::Causal { .. } | Self::Additive(_) | Self::Hidden(_) => None,
         }
     }
+
+    /// The same for the CPU's kernels, which know no other masks.
+    fn sight(self) -> Option<Sight> {
+        match self {
+            Self::None => Some(Sight::All),
+            Self::Causal { offset } => Some(Sight::Causal { offset }),
+            Self::Additive(_) | Self::Hidden(_) => None,
+        }
+    }
 }
 
 /// [`attend`] without recording, with what the device's gradient wants where that is one launch.
@@ -128,12 +137,7 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_
         if let Some(out) = super::cuda::attention(q, k, v, scale, mask)? {
             return Ok(out);
         }
-        let sight = match mask {
-            AttentionMask::None => Some(Sight::All),
-            AttentionMask::Causal { offset } => Some(Sight::Causal { offset }),
-            AttentionMask::Additive(_) | AttentionMask::Hidden(_) => None,
-        };
-        if let Some(sight) = sight
+        if let Some(sight) = mask.sight()
             && let Some(out) = on_cpu!(q, online(q, k, v, scale, sight))?
         {
             return Ok(out);
@@ -236,6 +240,12 @@ impl Attention {
         {
             return Ok(grads.map(Some));
         }
+        if overrides()
+            && let Some(sight) = self.mask.borrow().sight()
+            && let Some(grads) = on_cpu!(q, grads_on_cpu([q, k, v, out, grad], self.scale, sight))?
+        {
+            return Ok(grads.map(Some));
+        }
         let groups = k.dim(1)?;
         let weights = weights(q, k, self.scale, self.mask.borrow())?;
         let (q_rows, out, grad) = (stacked(q, groups)?, stacked(out, groups)?, stacked(grad, groups)?);
@@ -255,16 +265,32 @@ impl Attention {
     }
 }
 
+/// The gradients of `q`, `k` and `v`, given also the result and its gradient.
+fn grads_on_cpu<T: Real>(operands: [&Tensor; 5], scale: f64, sight: Sight) -> Result<[Tensor; 3]> {
+    let gapless = |x: &Tensor| if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() };
+    let [q, k, v, out, grad] = operands;
+    let all = [gapless(q)?, gapless(k)?, gapless(v)?, gapless(out)?, gapless(grad)?];
+    let guards = all.each_ref().map(|x| x.storage());
+    let heads = |index: usize| heads_of::<T>(&guards[index], &all[index]);
+    let at = Attended { q: heads(0)?, k: heads(1)?, v: heads(2)?, out: heads(3)?, grad: heads(4)? };
+    let AttentionGrads { q: of_q, k: of_k, v: of_v } = attention_grads(at, scale as f32, sight);
+    let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device())?.to_dtype(like.dtype());
+    Ok([tensor(of_q, q)?, tensor(of_k, k)?, tensor(of_v, v)?])
+}
+
+/// `[B, H, S, D]` whose last dimension lies without gaps.
+fn heads_of<'a, T: Real>(storage: &'a Storage, x: &Tensor) -> Result<Heads<'a, T>> {
+    let ((b, h, s, d), stride) = (x.dims4()?, x.stride());
+    Ok(Heads::new(elements::<T>(storage, x.layout())?, [b, h, s, d], [stride[0], stride[1], stride[2]]))
+}
+
 /// Keys and values are read where they lie in a cache. The result lies in memory as `[B, S, H, E]`, as the projection that
 /// follows wants it.
 fn online<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, sight: Sight) -> Result<Tensor> {
     let gapless = |x: &Tensor| if x.stride()[3] == 1 { Ok(x.clone()) } else { x.contiguous() };
     let (q, k, v) = (gapless(q)?, gapless(k)?, gapless(v)?);
     let guards = [q.storage(), k.storage(), v.storage()];
-    let heads = |index: usize, x: &Tensor| -> Result<Heads<'_, T>> {
-        let ((b, h, s, d), stride) = (x.dims4()?, x.stride());
-        Ok(Heads::new(elements::<T>(&guards[index], x.layout())?, [b, h, s, d], [stride[0], stride[1], stride[2]]))
-    };
+    let heads = |index: usize, x: &Tensor| heads_of::<T>(&guards[index], x);
     let ((batch, count, queries, _), width) = (q.dims4()?, v.dims4()?.3);
     let mut out = vec![T::zero(); batch * queries * count * width];
     npu_cpu_kernels::attention(heads(0, &q)?, heads(1, &k)?, heads(2, &v)?, scale as f32, sight, &mut out);

@@ -2,7 +2,8 @@
 
 use crate::{DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::{bf16, f16};
-use npu_cpu_kernels::{Float, share_chunks};
+use npu_cpu_kernels::{Float, Form, share_chunks};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Elements of the operand that are worth a task of their own.
 const TASK: usize = 1 << 14;
@@ -34,39 +35,85 @@ pub(super) fn elements<'a, T: Real>(storage: &'a Storage, layout: &Layout) -> Re
     Ok(&T::cpu_storage_as_slice(storage)?[layout.start_offset()..])
 }
 
-/// Computes every row (last dimension) of `x` into a row of `width` elements: `kernel(row index, row, result)`.
+/// Computes every row (last dimension) of `x` into a row of `width` elements: `kernel(row index, row, result)`, which writes
+/// every element and reads none.
 /// None where the operator has no CPU override.
 pub(super) fn map_rows(
     x: &Tensor,
     width: usize,
     kernel: impl Fn(usize, &[f32], &mut [f32]) + Sync,
 ) -> Result<Option<Tensor>> {
-    if x.rank() == 0 {
-        return Ok(None);
-    }
-    on_cpu!(x, typed(x, width, kernel))
+    zip_rows([x], width, |index, [row], result| kernel(index, row, result))
 }
 
-fn typed<T: Real>(x: &Tensor, width: usize, kernel: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    let rank = x.rank();
-    let shape = Shape::from(&x.dims()[..rank - 1]).extend(&[width]);
-    let row = x.dims()[rank - 1];
+/// As [`map_rows`] for operands of one type that have as many rows each, of whatever width.
+pub(super) fn zip_rows<const N: usize>(
+    operands: [&Tensor; N],
+    width: usize,
+    kernel: impl Fn(usize, [&[f32]; N], &mut [f32]) + Sync,
+) -> Result<Option<Tensor>> {
+    let x = operands[0];
+    if x.rank() == 0 || operands.iter().any(|other| other.dtype() != x.dtype() || !other.device().is_cpu()) {
+        return Ok(None);
+    }
+    match x.dtype() {
+        DType::F32 => typed::<f32, N>(operands, width, kernel).map(Some),
+        DType::BF16 => typed::<bf16, N>(operands, width, kernel).map(Some),
+        DType::F16 => typed::<f16, N>(operands, width, kernel).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn typed<T: Real, const N: usize>(
+    operands: [&Tensor; N],
+    width: usize,
+    kernel: impl Fn(usize, [&[f32]; N], &mut [f32]) + Sync,
+) -> Result<Tensor> {
+    let x = operands[0];
+    let shape = Shape::from(&x.dims()[..x.rank() - 1]).extend(&[width]);
+    let count = shape.elem_count() / width.max(1);
     let mut out = vec![T::zero(); shape.elem_count()];
-    if !out.is_empty() && row > 0 {
-        let guard = x.storage();
-        let values = &elements::<T>(&guard, x.layout())?[..x.elem_count()];
-        let rows = TASK.div_ceil(row.max(width));
-        share_chunks(&mut out, rows * width, |task, out| {
-            let (mut wide, mut result) = (vec![0f32; row], vec![0f32; width]);
+    let mut gapless = Vec::with_capacity(N);
+    for operand in operands {
+        gapless.push(operand.contiguous()?);
+    }
+    let guards: Vec<_> = gapless.iter().map(|operand| operand.storage()).collect();
+    let mut rows: [(&[T], usize); N] = [(&[], 0); N];
+    for ((rows, operand), guard) in rows.iter_mut().zip(&gapless).zip(&guards) {
+        let values = &elements::<T>(guard, operand.layout())?[..operand.elem_count()];
+        *rows = (values, values.len() / count.max(1));
+        if values.len() != count * rows.1 {
+            bail!("{:?} has not the {count} rows of {:?}", operand.shape(), x.shape())
+        }
+    }
+    let widest = rows.iter().map(|(_, row)| *row).fold(width, usize::max);
+    if !out.is_empty() && rows.iter().all(|(_, row)| *row > 0) {
+        let many = TASK.div_ceil(widest);
+        share_chunks(&mut out, many * width, |task, out| {
+            let mut result = Vec::new();
+            let mut wide: [Vec<f32>; N] = std::array::from_fn(|_| Vec::new());
             for (index, out) in out.chunks_exact_mut(width).enumerate() {
-                let index = task * rows + index;
-                T::widen_slice(&values[index * row..][..row], &mut wide);
-                kernel(index, &wide, &mut result);
-                T::round_slice(&result, out);
+                let index = task * many + index;
+                let of_operand = |i: usize| &rows[i].0[index * rows[i].1..][..rows[i].1];
+                for (i, wide) in wide.iter_mut().enumerate() {
+                    if T::as_wide(&[]).is_none() {
+                        wide.resize(rows[i].1, 0.0);
+                        T::widen_slice(of_operand(i), wide);
+                    }
+                }
+                let inputs = std::array::from_fn(|i| T::as_wide(of_operand(i)).unwrap_or(&wide[i]));
+                match T::as_wide_mut(out) {
+                    Some(out) => kernel(index, inputs, out),
+                    None => {
+                        result.resize(width, 0.0);
+                        kernel(index, inputs, &mut result);
+                        T::round_slice(&result, out);
+                    }
+                }
             }
         });
     }
+    drop(guards);
     Tensor::from_vec(out, shape, x.device())
 }
 
@@ -96,6 +143,62 @@ fn typed_add<T: Real>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
         });
     }
     Tensor::from_vec(out, x.shape(), x.device())
+}
+
+/// The sum of the cross entropies of rows of `logits` `[N, V]` (F32) and, if it is asked for, its gradient for them; rows
+/// whose target is `ignored` count for nothing. None where the CPU has no override.
+pub(super) fn cross_entropy(
+    logits: &Tensor,
+    targets: &Tensor,
+    ignored: i64,
+    differentiate: bool,
+) -> Result<Option<(Tensor, Option<Tensor>)>> {
+    if !logits.device().is_cpu() || logits.dtype() != DType::F32 {
+        return Ok(None);
+    }
+    let ((rows, width), form) = (logits.dims2()?, Form::fastest());
+    let targets = targets.to_vec1::<i64>()?;
+    let losses: Vec<AtomicU32> = (0..rows).map(|_| AtomicU32::new(0)).collect();
+    let wrong = targets.iter().find(|&&target| target != ignored && !(0..width as i64).contains(&target));
+    if let Some(target) = wrong {
+        bail!("cross entropy: the target {target} is none of {width} classes, and not {ignored}, which is left out")
+    }
+    let of_row = |index: usize, [row]: [&[f32]; 1], powers: &mut [f32]| {
+        if targets[index] == ignored {
+            return powers.fill(0.0);
+        }
+        let (target, max) = (targets[index] as usize, form.max(row));
+        powers.copy_from_slice(row);
+        let sum = form.exp_and_sum(powers, max);
+        losses[index].store((sum.ln() + max - row[target]).to_bits(), Ordering::Relaxed);
+        let reciprocal = 1.0 / sum;
+        powers.iter_mut().for_each(|power| *power *= reciprocal);
+        powers[target] -= 1.0;
+    };
+    let loss_alone = |index: usize, [row]: [&[f32]; 1], loss: &mut [f32]| {
+        loss[0] = 0.0;
+        if targets[index] != ignored {
+            let max = form.max(row);
+            let sum: f32 = row
+                .chunks(PIECE)
+                .map(|row| {
+                    let mut powers = [0f32; PIECE];
+                    powers[..row.len()].copy_from_slice(row);
+                    form.exp_and_sum(&mut powers[..row.len()], max)
+                })
+                .sum();
+            loss[0] = sum.ln() + max - row[targets[index] as usize];
+        }
+    };
+    if !differentiate {
+        return Ok(match zip_rows([logits], 1, loss_alone)? {
+            Some(losses) => Some((losses.sum_all()?, None)),
+            None => None,
+        });
+    }
+    let Some(grad) = zip_rows([logits], width, of_row)? else { return Ok(None) };
+    let losses: f32 = losses.iter().map(|loss| f32::from_bits(loss.load(Ordering::Relaxed))).sum();
+    Ok(Some((Tensor::new(losses, logits.device())?, Some(grad))))
 }
 
 /// The elements of `x` as F32 on the host.

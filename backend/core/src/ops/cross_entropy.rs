@@ -1,5 +1,6 @@
 //! Cross entropy of a projection, without its logits.
 
+use super::cpu;
 use super::fused::expect_float;
 use super::kernels::overrides;
 use super::linear_loss::{chunked, logits_of};
@@ -32,7 +33,11 @@ pub fn linear_cross_entropy(hidden: &Tensor, head: &Tensor, targets: &Tensor, ho
     check(hidden, head, targets, how)?;
     let sum = if overrides() {
         chunked("linear_cross_entropy", hidden, head, how.chunk, &mut |logits, range, differentiate| {
-            let rows = Rows::of(logits, &targets.narrow(0, range.start, range.len())?, how)?;
+            let targets = targets.narrow(0, range.start, range.len())?;
+            if let Some(done) = cpu::cross_entropy(&logits, &targets, how.ignore_index, differentiate)? {
+                return Ok(done);
+            }
+            let rows = Rows::of(logits, &targets, how)?;
             Ok((rows.loss()?, if differentiate { Some(rows.of_logits()?) } else { None }))
         })?
     } else {

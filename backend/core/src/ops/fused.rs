@@ -52,6 +52,15 @@ impl Gradient<1> for Softmax {
         if let Some(of_x) = npu_grad::softmax(y, grad)? {
             return Ok([Some(of_x)]);
         }
+        let row = |_, [y, grad]: [&[f32]; 2], of_x: &mut [f32]| {
+            let along: f32 = y.iter().zip(grad).map(|(y, grad)| y * grad).sum();
+            of_x.iter_mut().zip(y).zip(grad).for_each(|((of_x, y), grad)| *of_x = y * (grad - along));
+        };
+        if overrides()
+            && let Some(of_x) = cpu::zip_rows([y, grad], y.dim(D::Minus1)?, row)?
+        {
+            return Ok([Some(of_x)]);
+        }
         let dtype = wide(y.dtype());
         Ok([Some(softmax_backward(&y.to_dtype(dtype)?, &grad.to_dtype(dtype)?)?.to_dtype(y.dtype())?)])
     }
@@ -113,8 +122,17 @@ impl Gradient<1> for SwiGlu {
         if let Some(of_x) = npu_grad::swiglu(x, grad)? {
             return Ok([Some(of_x)]);
         }
-        let dtype = wide(x.dtype());
         let half = x.dim(D::Minus1)? / 2;
+        let row = |_, [x, grad]: [&[f32]; 2], of_x: &mut [f32]| {
+            let ((gate, up), (of_gate, of_up)) = (x.split_at(half), of_x.split_at_mut(half));
+            Form::fastest().swiglu_grad(gate, up, grad, of_gate, of_up);
+        };
+        if overrides()
+            && let Some(of_x) = cpu::zip_rows([x, grad], 2 * half, row)?
+        {
+            return Ok([Some(of_x)]);
+        }
+        let dtype = wide(x.dtype());
         let gate = x.narrow(D::Minus1, 0, half)?.to_dtype(dtype)?;
         let up = x.narrow(D::Minus1, half, half)?.to_dtype(dtype)?;
         let grad = grad.to_dtype(dtype)?;

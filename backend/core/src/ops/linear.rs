@@ -5,7 +5,7 @@ use super::cpu::{Real, elements, on_cpu};
 use super::fused::{expect_float, wide};
 use super::kernels::overrides;
 use crate::autograd::{Gradient, wanted};
-use crate::{D, Error, Result, Shape, Tensor};
+use crate::{D, DType, Error, Result, Shape, Tensor};
 use npu_cpu_kernels::{Rows, product};
 
 /// `x·Wᵀ + bias` for `x` `[…, K]`, `weight` `[N, K]` and `bias` `[N]`; the weight is transposed as a view only.
@@ -39,12 +39,22 @@ impl Gradient<2> for Linear {
 
     fn backward(&self, [x, weight]: [&Tensor; 2], _: &Tensor, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
         let (outputs, inputs) = weight.dims2()?;
-        let grad = grad.contiguous()?.reshape(((), outputs))?;
+        let grad = rows_of(grad, outputs)?;
         Ok([
             wanted(x, || grad.matmul(weight)?.reshape(x.shape()))?,
             wanted(weight, || grad.t()?.matmul(&x.reshape(((), inputs))?))?,
         ])
     }
+}
+
+/// `grad` as a matrix of rows of `outputs`; what the CPU's product reads as it lies is not copied.
+fn rows_of(grad: &Tensor, outputs: usize) -> Result<Tensor> {
+    let leading = &grad.dims()[..grad.rank() - 1];
+    let one_run = leading.iter().rev().skip(1).all(|&size| size == 1);
+    if grad.device().is_cpu() && grad.dtype() == DType::F32 && grad.rank() > 1 && one_run {
+        return (2..grad.rank()).try_fold(grad.clone(), |grad, _| grad.squeeze(0));
+    }
+    grad.contiguous()?.reshape(((), outputs))
 }
 
 impl Gradient<3> for Linear {

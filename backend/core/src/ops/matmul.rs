@@ -5,7 +5,7 @@ use super::{Operator, Spec};
 use crate::autograd::{Gradient, wanted};
 use crate::{CpuStorage, DType, Error, Layout, Operand, Result, Shape, Storage, Tensor};
 use half::bf16;
-use npu_cpu_kernels::{Rows, product};
+use npu_cpu_kernels::{Matrix, Rows, multiply, product};
 
 /// Product of the matrices in the last two dimensions, leading dimensions being equal batches.
 #[derive(Clone)]
@@ -40,6 +40,7 @@ impl Operator<2> for MatMul {
         match (lhs.storage, rhs.storage) {
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(CpuStorage::BF16(_))) if ours => dots(lhs, rhs),
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(_)) => widened(lhs, rhs),
+            (Storage::Cpu(CpuStorage::F32(_)), Storage::Cpu(CpuStorage::F32(_))) => packed(lhs, rhs),
             (Storage::Cuda(_), Storage::Cuda(_)) => {
                 let (b, m, n, k) = bmnk(lhs.layout, rhs.layout);
                 let (l, r) = (compacted(lhs)?, compacted(rhs)?);
@@ -100,6 +101,22 @@ fn dots(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
         product(left, right, None, out);
     }
     Ok(Storage::Cpu(CpuStorage::BF16(out)))
+}
+
+/// A product of F32 on the CPU, however its operands lie.
+fn packed(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
+    let (batch, rows, columns, inner) = bmnk(lhs.layout, rhs.layout);
+    let (l, r) = (elements::<f32>(lhs.storage, lhs.layout)?, elements::<f32>(rhs.storage, rhs.layout)?);
+    let rank = lhs.layout.dims().len();
+    let strides = |layout: &Layout| (layout.stride()[rank - 2], layout.stride()[rank - 1]);
+    let (of_l, of_r) = (strides(lhs.layout), strides(rhs.layout));
+    let mut out = vec![0f32; batch * rows * columns];
+    let operands = |index: usize| {
+        let left = Matrix::new(&l[matrix_start(lhs.layout, index)..], (rows, inner), of_l);
+        (left, Matrix::new(&r[matrix_start(rhs.layout, index)..], (inner, columns), of_r))
+    };
+    multiply(batch, operands, &mut out);
+    Ok(Storage::Cpu(CpuStorage::F32(out)))
 }
 
 /// Where the matrix `index` of a batch starts, counted from the first.

@@ -7,6 +7,7 @@
 
 pub mod attention;
 mod cache;
+mod columns;
 mod cpu;
 mod cross_entropy;
 #[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
@@ -39,6 +40,7 @@ use crate::{DType, Operand, Result, Shape, Storage, Tensor};
 
 pub use attention::{AttentionMask, HiddenKeys, attention};
 pub use cache::{write_at, write_pair_at};
+pub use columns::add_columns;
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
 pub use dropout::dropout;
 pub(crate) use elementwise::{Affine, Binary, Cast, Compare, Elu, Powf, Unary, WhereCond};
@@ -51,7 +53,7 @@ pub use linear_loss::{OfRows, linear_loss, linear_map};
 pub(crate) use matmul::MatMul;
 pub use nf4::{Nf4, Nf4Packer};
 pub use norm::{add_rms_norm, rms_norm};
-pub use optim::{AdamWStep, adamw_step};
+pub use optim::{AdamWStep, adamw_step, sum_of_squares};
 pub use packed::attention_packed;
 pub(crate) use reduction::Reduce;
 pub use rotary::{norm_rotary, rotary};

@@ -4,7 +4,7 @@ use super::fused::{expect_float, wide};
 use super::kernels::{no_kernel, ours, overrides};
 use super::{as_one, cpu, npu_grad};
 use crate::autograd::{Gradient, record, tracked, wanted};
-use crate::{D, Error, Result, Tensor};
+use crate::{D, DType, Error, Result, Tensor, bail};
 use npu_cpu_kernels::Form;
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in F32 and rounded once.
@@ -60,6 +60,11 @@ impl Gradient<2> for RmsNorm {
         {
             return Ok([Some(of_x), Some(of_weight.to_dtype(weight.dtype())?)]);
         }
+        if overrides()
+            && let Some(grads) = grads_on_cpu(x, weight, self.eps, grad)?
+        {
+            return Ok(grads);
+        }
         let dtype = wide(x.dtype());
         let (x_wide, grad) = (x.to_dtype(dtype)?, grad.to_dtype(dtype)?);
         let reciprocal = (x_wide.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?.recip()?;
@@ -75,9 +80,42 @@ impl Gradient<2> for RmsNorm {
     }
 }
 
+/// The gradients of those operands that are tracked, in one pass over the rows for each.
+fn grads_on_cpu(x: &Tensor, weight: &Tensor, eps: f64, grad: &Tensor) -> Result<Option<[Option<Tensor>; 2]>> {
+    if !x.device().is_cpu() || wide(x.dtype()) != DType::F32 {
+        return Ok(None);
+    }
+    let scale = cpu::values_f32(weight)?;
+    let row = |_, [x, grad]: [&[f32]; 2], of_x: &mut [f32]| {
+        let reciprocal = reciprocal_root(x, eps);
+        // `mean(g w n) r`, the part of the gradient along the row.
+        let along = Form::fastest().dot(x, grad, &scale) / x.len() as f32 * reciprocal.powi(3);
+        for (((of_x, x), grad), weight) in of_x.iter_mut().zip(x).zip(grad).zip(&scale) {
+            *of_x = grad * weight * reciprocal - x * along;
+        }
+    };
+    let of_x = wanted(x, || match cpu::zip_rows([x, grad], scale.len(), row)? {
+        Some(of_x) => Ok(of_x),
+        None => bail!("rms_norm: {:?} and its gradient {:?} are not alike", x.dtype(), grad.dtype()),
+    })?;
+    let of_weight = wanted(weight, || {
+        let (x, grad) = (cpu::values_f32(x)?, cpu::values_f32(grad)?);
+        let mut sums = vec![0f32; scale.len()];
+        for (x, grad) in x.chunks_exact(sums.len().max(1)).zip(grad.chunks_exact(scale.len().max(1))) {
+            let reciprocal = reciprocal_root(x, eps);
+            sums.iter_mut().zip(x).zip(grad).for_each(|((sum, x), grad)| *sum += grad * x * reciprocal);
+        }
+        Tensor::from_vec(sums, scale.len(), weight.device())?.to_dtype(weight.dtype())
+    })?;
+    Ok(Some([of_x, of_weight]))
+}
+
+fn reciprocal_root(x: &[f32], eps: f64) -> f32 {
+    1. / (Form::fastest().sum_of_squares(x) / x.len() as f32 + eps as f32).sqrt()
+}
+
 fn normalise_row(x: &[f32], weight: &[f32], eps: f64, y: &mut [f32]) {
-    let squares = Form::fastest().sum_of_squares(x);
-    let scale = 1. / (squares / x.len() as f32 + eps as f32).sqrt();
+    let scale = reciprocal_root(x, eps);
     for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
         *y = x * scale * weight;
     }

@@ -183,6 +183,10 @@ const QKV: [&[usize]; 3] = [&[2, 4, 3, 16], &[2, 2, 3, 16], &[2, 2, 3, 16]];
 fn fused() -> Vec<Case> {
     vec![
         ours!("softmax_last_dim", [&[2, 3, 5]], |x| ops::softmax_last_dim(&x[0])),
+        ours!("add_columns", [&[3, 9], &[3, 2], &[3, 3]], |x| {
+            ops::add_columns(&x[0], &[(1, x[1].clone()), (5, x[2].clone())])
+        }),
+        ours!("add_columns of all", [&[2, 1, 4], &[2, 1, 4]], |x| ops::add_columns(&x[0], &[(0, x[1].clone())])),
         ours!("swiglu", [&[3, 8]], |x| ops::swiglu(&x[0])),
         ours!("rms_norm", [&[2, 3, 8], &[8]], |x| ops::rms_norm(&x[0], &x[1], 1e-3)),
         ours!("rms_norm of a view", [&[2, 8, 3], &[8]], |x| ops::rms_norm(&x[0].transpose(1, 2)?, &x[1], 1e-3)),

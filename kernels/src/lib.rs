@@ -9,6 +9,17 @@ pub mod twin;
 #[macro_use]
 mod tiling;
 
+#[path = "../common/cube.rs"]
+pub mod cube;
+#[path = "../attention/common/flash.rs"]
+pub mod flash;
+#[path = "../attention/flash_attention/op_host/mod.rs"]
+pub mod flash_attention;
+#[path = "../moe/grouped_matmul/op_host/mod.rs"]
+pub mod grouped_matmul;
+#[path = "../common/plan.rs"]
+pub mod plan;
+
 /// The library of all operators compiled for the host, as [`twin`] and a simulated device load it.
 pub static TWIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libascend_twin.so"));
 

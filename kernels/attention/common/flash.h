@@ -1,0 +1,227 @@
+// Attention by blocks, with the softmax taken online (arXiv 2205.14135), over one cube core and two vector cores a block.
+//
+// The cube core multiplies a tile of up to 128 query rows with `KEYS` keys and leaves the scores in a slot of the
+// workspace; the vector cores, half of the rows each, turn them into weights relative to the greatest score so far; the
+// cube multiplies those with the values; the vector cores add that to what they have, scaled to the new maximum. While the
+// vector cores work on one step the cube is a step ahead with the scores of the next. Two slots hand steps over: the cube
+// waits for the weights of step t before the scores of t + 2 take the place of t's, and the vector cores wait for the
+// mixed values of t before the weights of t + 2 take the place of t's, so that three flags are enough.
+//
+// A `Source` says what is to be done and where keys lie: Next(Task&), LoadKeys, LoadValues, and Finish for the result.
+#pragma once
+#include "../../common/cube.h"
+
+namespace npu {
+
+// The part of a kernel's tiling that these classes need.
+struct FlashShape {
+    uint32_t width;       // of queries and keys
+    uint32_t value_width; // of values and of the result
+    float scale;          // positive
+};
+
+// Up to 128 rows that see the same keys, `keys` of them in order. Row r sees `visible + r * advance` of them (all of them
+// where that is more; none where it is not above zero).
+struct Task {
+    uint32_t rows = 0;
+    uint32_t keys = 0;
+    int32_t visible = 0;
+    int32_t advance = 0;
+    uint64_t query = 0; // of the first row, in elements
+    uint32_t pitch = 0; // from row to row
+    // The source's own.
+    uint64_t result = 0;
+    uint64_t first_key = 0;
+    uint64_t first_value = 0;
+    uint32_t sequence = 0;
+    uint32_t head = 0;
+    uint32_t part = 0;
+};
+
+constexpr uint32_t TASK_ROWS = 128;
+// Keys of a step, and those that the cube has at hand.
+constexpr uint32_t KEYS = 512;
+constexpr uint32_t KEYS_AT_HAND = 128;
+// Columns of the result that add up in L0C at a time, and elements of a row in L0.
+constexpr uint32_t COLUMNS = 128;
+constexpr uint32_t DEPTH = 128;
+
+constexpr uint16_t SCORES_THERE = 0;
+constexpr uint16_t WEIGHTS_THERE = 1;
+constexpr uint16_t MIXED_THERE = 2;
+
+struct Step {
+    Task task;
+    uint32_t first = 0; // key
+    uint32_t keys = 0;
+    uint32_t slot = 0;
+    uint32_t parity = 0; // of the task
+    bool valid = false;
+};
+
+// A block's part of the workspace: two slots each of scores, weights and mixed values.
+template <typename T>
+struct Slots {
+    GlobalTensor<float> scores;
+    GlobalTensor<T> weights;
+    GlobalTensor<float> mixed;
+
+    static constexpr uint32_t SCORES = TASK_ROWS * KEYS;
+
+    __aicore__ inline Slots(GM_ADDR workspace, uint32_t valueWidth)
+    {
+        uint32_t mixing = TASK_ROWS * valueWidth;
+        uint64_t size = 2 * (SCORES * (sizeof(float) + sizeof(T)) + mixing * sizeof(float));
+        GM_ADDR at = workspace + BlockOfCore() * size;
+        scores.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(at), 2 * SCORES);
+        at += 2 * SCORES * sizeof(float);
+        weights.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(at), 2 * SCORES);
+        at += 2 * SCORES * sizeof(T);
+        mixed.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(at), 2 * mixing);
+    }
+};
+
+template <typename T, typename Source>
+class CubeSide {
+public:
+    __aicore__ inline CubeSide(TPipe& pipe, Source& from, const FlashShape& flashShape, const Slots<T>& workspace,
+                               const GlobalTensor<T>& queries)
+        : source(from), shape(flashShape), slots(workspace), query(queries)
+    {
+        pipe.InitBuffer(queryL1, 2, TASK_ROWS * shape.width * sizeof(T));
+        pipe.InitBuffer(keysL1, 2, KEYS_AT_HAND * shape.width * sizeof(T));
+        pipe.InitBuffer(weightsL1, 2, TASK_ROWS * KEYS_AT_HAND * sizeof(T));
+        pipe.InitBuffer(valuesL1, 2, KEYS_AT_HAND * Smaller(COLUMNS, shape.value_width) * sizeof(T));
+        pipe.InitBuffer(leftL0, 2, TASK_ROWS * DEPTH * sizeof(T));
+        pipe.InitBuffer(rightL0, 2, COLUMNS * DEPTH * sizeof(T));
+        pipe.InitBuffer(sums, 2, TASK_ROWS * COLUMNS * sizeof(float));
+    }
+
+    __aicore__ inline void Process()
+    {
+        Step step;
+        Step before;
+        while (source.Next(step.task)) {
+            if (step.task.keys == 0) {
+                continue;
+            }
+            LocalTensor<T> q = queryL1.template AllocTensor<T>();
+            LoadNzLeft(q, query[step.task.query], step.task.rows, shape.width, step.task.pitch,
+                       RoundUp(step.task.rows, FRACTAL_ROWS));
+            queryL1.EnQue(q);
+            q = queryL1.template DeQue<T>();
+            for (step.first = 0; step.first < step.task.keys; step.first += KEYS) {
+                step.keys = Smaller(KEYS, step.task.keys - step.first);
+                Scores(q, step);
+                if (before.valid) {
+                    Mix(before);
+                }
+                before = step;
+                before.valid = true;
+                step.slot ^= 1;
+            }
+            queryL1.FreeTensor(q);
+        }
+        if (before.valid) {
+            Mix(before);
+        }
+    }
+
+private:
+    __aicore__ inline void Scores(const LocalTensor<T>& q, const Step& step)
+    {
+        uint32_t rows = step.task.rows;
+        uint32_t tallRows = RoundUp(rows, FRACTAL_ROWS);
+        for (uint32_t at = 0; at < step.keys; at += KEYS_AT_HAND) {
+            uint32_t keys = Smaller(KEYS_AT_HAND, step.keys - at);
+            uint32_t tallKeys = RoundUp(keys, FRACTAL_ROWS);
+            LocalTensor<T> k = keysL1.template AllocTensor<T>();
+            source.LoadKeys(k, step.task, step.first + at, keys, tallKeys);
+            keysL1.EnQue(k);
+            k = keysL1.template DeQue<T>();
+            LocalTensor<float> sum = sums.template AllocTensor<float>();
+            for (uint32_t column = 0; column < shape.width; column += DEPTH) {
+                uint32_t depth = Smaller(DEPTH, shape.width - column);
+                LocalTensor<T> l = leftL0.template AllocTensor<T>();
+                LoadLeft(l, q, tallRows, tallRows / FRACTAL_ROWS, column / C0<T>, depth / C0<T>);
+                leftL0.EnQue(l);
+                LocalTensor<T> r = rightL0.template AllocTensor<T>();
+                LoadRight(r, k, tallKeys, tallKeys / FRACTAL_ROWS, column / C0<T>, depth / C0<T>);
+                rightL0.EnQue(r);
+                AddProduct(sum, RowsOf(rows), keys, depth, column == 0);
+            }
+            keysL1.FreeTensor(k);
+            StoreOut(slots.scores[step.slot * Slots<T>::SCORES + at], sum, rows, keys, KEYS);
+        }
+        CrossCoreSetFlag<2, PIPE_FIX>(SCORES_THERE);
+    }
+
+    __aicore__ inline void Mix(const Step& step)
+    {
+        CrossCoreWaitFlag(WEIGHTS_THERE);
+        uint32_t rows = step.task.rows;
+        uint32_t tallRows = RoundUp(rows, FRACTAL_ROWS);
+        for (uint32_t column = 0; column < shape.value_width; column += COLUMNS) {
+            uint32_t columns = Smaller(COLUMNS, shape.value_width - column);
+            LocalTensor<float> sum = sums.template AllocTensor<float>();
+            for (uint32_t at = 0; at < step.keys; at += KEYS_AT_HAND) {
+                uint32_t keys = Smaller(KEYS_AT_HAND, step.keys - at);
+                uint32_t tallKeys = RoundUp(keys, FRACTAL_ROWS);
+                LocalTensor<T> p = weightsL1.template AllocTensor<T>();
+                LoadNzLeft(p, slots.weights[step.slot * Slots<T>::SCORES + at], rows, keys, KEYS, tallRows);
+                weightsL1.EnQue(p);
+                LocalTensor<T> v = valuesL1.template AllocTensor<T>();
+                source.LoadValues(v, step.task, step.first + at, keys, tallKeys, column, columns);
+                valuesL1.EnQue(v);
+                p = weightsL1.template DeQue<T>();
+                LocalTensor<T> l = leftL0.template AllocTensor<T>();
+                LoadLeft(l, p, tallRows, tallRows / FRACTAL_ROWS, 0, tallKeys / C0<T>);
+                leftL0.EnQue(l);
+                weightsL1.FreeTensor(p);
+                v = valuesL1.template DeQue<T>();
+                LocalTensor<T> r = rightL0.template AllocTensor<T>();
+                LoadRightAcross(r, v, tallKeys, 0, tallKeys / FRACTAL_ROWS, 0, columns / C0<T>);
+                rightL0.EnQue(r);
+                valuesL1.FreeTensor(v);
+                AddProduct(sum, RowsOf(rows), columns, keys, at == 0);
+            }
+            StoreOut(slots.mixed[step.slot * TASK_ROWS * shape.value_width + column], sum, rows, columns,
+                     shape.value_width);
+        }
+        CrossCoreSetFlag<2, PIPE_FIX>(MIXED_THERE);
+    }
+
+    // The product of what was loaded last into L0.
+    __aicore__ inline void AddProduct(const LocalTensor<float>& sum, uint32_t rows, uint32_t columns, uint32_t depth,
+                                      bool first)
+    {
+        LocalTensor<T> l = leftL0.template DeQue<T>();
+        LocalTensor<T> r = rightL0.template DeQue<T>();
+        Multiply(sum, l, r, rows, columns, depth, first);
+        leftL0.FreeTensor(l);
+        rightL0.FreeTensor(r);
+    }
+
+    __aicore__ inline void StoreOut(const GlobalTensor<float>& to, LocalTensor<float>& sum, uint32_t rows, uint32_t columns,
+                                    uint32_t pitch)
+    {
+        sums.EnQue(sum);
+        sum = sums.template DeQue<float>();
+        StoreSum(to, sum, rows, columns, RoundUp(rows, FRACTAL_ROWS), pitch);
+        sums.FreeTensor(sum);
+    }
+
+    Source& source;
+    FlashShape shape;
+    Slots<T> slots;
+    GlobalTensor<T> query;
+    TQue<TPosition::A1, 2> queryL1;
+    TQue<TPosition::B1, 2> keysL1;
+    TQue<TPosition::A1, 2> weightsL1;
+    TQue<TPosition::B1, 2> valuesL1;
+    TQue<TPosition::A2, 2> leftL0;
+    TQue<TPosition::B2, 2> rightL0;
+    TQue<TPosition::CO1, 2> sums;
+};
+
+} // namespace npu

@@ -1,0 +1,99 @@
+//! What the hosts of the attention kernels share: the tiles of flash.h and softmax.h, and what they take.
+
+use crate::cube::{Footprint, L0A, L0B, L0C, L1, SIDE, WIDEST_ROW};
+use crate::plan::{Float, LOCAL};
+
+#[path = "../reference.rs"]
+pub mod reference;
+
+/// Distances in elements between the first elements of sequences, heads and rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Strides {
+    pub batch: usize,
+    pub head: usize,
+    pub row: usize,
+}
+
+impl Strides {
+    /// Of a gapless tensor [batch, heads, rows, width].
+    pub fn of([heads, rows, width]: [usize; 3]) -> Self {
+        Self { batch: heads * rows * width, head: rows * width, row: width }
+    }
+}
+
+/// Query rows of a task, keys of a step, and the greatest width of a head.
+pub const TASK_ROWS: usize = 128;
+pub const KEYS: usize = 512;
+pub const WIDEST: usize = 256;
+/// Keys in L1 at a time; columns of the result and elements of a row in L0; rows that a vector core takes at a time.
+const KEYS_AT_HAND: usize = 128;
+const COLUMNS: usize = 128;
+const DEPTH: usize = 128;
+const CHUNK_ROWS: usize = 16;
+/// Bytes of an element: F16 or BF16.
+const ELEMENT: usize = 2;
+
+/// The entry for a type, of those for F16 and BF16.
+pub fn entry(kernel: &str, float: Float, [f16, bf16]: [&'static str; 2]) -> Result<&'static str, String> {
+    match float {
+        Float::F16 => Ok(f16),
+        Float::BF16 => Ok(bf16),
+        // The cube transposes no other type on its way to L0.
+        Float::F32 => Err(format!("{kernel}: F32; it takes F16 and BF16")),
+    }
+}
+
+/// That a kernel takes these heads and widths.
+pub fn check(
+    kernel: &str,
+    (heads, key_heads): (usize, usize),
+    (width, value_width): (usize, usize),
+    scale: f32,
+) -> Result<(), String> {
+    if heads == 0 || key_heads == 0 || !heads.is_multiple_of(key_heads) {
+        return Err(format!(
+            "{kernel}: {heads} heads over {key_heads} key heads; it takes a multiple of the key heads"
+        ));
+    }
+    for (which, width) in [("keys", width), ("values", value_width)] {
+        if width == 0 || width > WIDEST || !width.is_multiple_of(SIDE) {
+            return Err(format!("{kernel}: {which} of {width} columns; it takes multiples of {SIDE} up to {WIDEST}"));
+        }
+    }
+    check_scale(kernel, scale)
+}
+
+pub fn check_scale(kernel: &str, scale: f32) -> Result<(), String> {
+    if scale > 0.0 && scale.is_finite() {
+        return Ok(());
+    }
+    Err(format!("{kernel}: a scale of {scale}; it takes positive ones"))
+}
+
+/// That rows lie no further apart than a copy can say.
+pub fn check_row(kernel: &str, which: &str, row: usize) -> Result<(), String> {
+    if row <= WIDEST_ROW {
+        return Ok(());
+    }
+    Err(format!("{kernel}: rows of {which} lie {row} elements apart; it takes at most {WIDEST_ROW}"))
+}
+
+/// The bytes of workspace of one block: two slots each of scores (F32), weights and mixed values (F32).
+pub fn slots(value_width: usize) -> usize {
+    2 * (TASK_ROWS * KEYS * (4 + ELEMENT) + TASK_ROWS * value_width * 4)
+}
+
+/// What a kernel takes of each memory.
+pub fn footprint(width: usize, value_width: usize) -> [Footprint; 5] {
+    let (rows, columns) = (TASK_ROWS / 2, COLUMNS.min(value_width));
+    let l1 = TASK_ROWS * width + KEYS_AT_HAND * width + TASK_ROWS * KEYS_AT_HAND + KEYS_AT_HAND * columns;
+    let queues = 2 * CHUNK_ROWS * KEYS * (4 + ELEMENT);
+    let ub = queues + rows * value_width * 4 + CHUNK_ROWS * KEYS / 2 * 4 + 8 * rows * 4 + CHUNK_ROWS * 32 + 256;
+    [
+        Footprint { memory: "L1", bytes: 2 * ELEMENT * l1, of: L1 },
+        Footprint { memory: "L0A", bytes: 2 * TASK_ROWS * DEPTH * ELEMENT, of: L0A },
+        Footprint { memory: "L0B", bytes: 2 * COLUMNS * DEPTH * ELEMENT, of: L0B },
+        Footprint { memory: "L0C", bytes: 2 * TASK_ROWS * COLUMNS * 4, of: L0C },
+        Footprint { memory: "UB", bytes: ub, of: LOCAL },
+    ]
+}

@@ -117,6 +117,7 @@ macro_rules! acl_functions {
             ascendcl "8.1" fn aclrtKernelArgsFinalize(args_handle: aclrtArgsHandle) -> aclError;
             ascendcl "8.1" fn aclrtKernelArgsGetHandleMemSize(func_handle: aclrtFuncHandle, mem_size: *mut usize) -> aclError;
             ascendcl "8.1" fn aclrtKernelArgsGetMemSize(func_handle: aclrtFuncHandle, user_args_size: usize, actual_args_size: *mut usize) -> aclError;
+            ascendcl "8.1" fn aclrtKernelArgsGetPlaceHolderBuffer(args_handle: aclrtArgsHandle, param_handle: aclrtParamHandle, data_size: usize, buffer_addr: *mut *mut c_void) -> aclError;
             ascendcl "8.1" fn aclrtKernelArgsInit(func_handle: aclrtFuncHandle, args_handle: *mut aclrtArgsHandle) -> aclError;
             ascendcl "8.1" fn aclrtKernelArgsInitByUserMem(func_handle: aclrtFuncHandle, args_handle: aclrtArgsHandle, user_host_mem: *mut c_void, actual_args_size: usize) -> aclError;
             ascendcl "8.1" fn aclrtKernelArgsParaUpdate(args_handle: aclrtArgsHandle, param_handle: aclrtParamHandle, param: *mut c_void, param_size: usize) -> aclError;

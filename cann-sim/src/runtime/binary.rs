@@ -1,27 +1,40 @@
-//! Kernel binaries: read and checked as the runtime does; what they contain cannot run here.
+//! Kernel binaries: read and checked as the runtime does. Code of an AI core cannot run here; that of a twin can.
 
 use super::handles::{Kind, Table};
+use super::twin;
 use crate::status::Result;
 use crate::{ensure, fail};
 use acl_sys::error::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// ELF machine number of AI-core code.
 const MACHINE: u16 = 0x1029;
+/// ELF machine number of the host: of a twin binary.
+const HOST: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
 /// Values of the binary load option MAGIC: AI core, vector core, cube core.
 const MAGICS: [u32; 3] = [0x4355_4245, 0x4141_5246, 0x4149_4343];
 
 /// A loaded kernel binary.
 #[derive(Debug)]
-pub struct Binary {
-    /// Names of its functions.
-    pub functions: Vec<String>,
+pub enum Binary {
+    /// Code of an AI core: the names of its functions.
+    Core(Vec<String>),
+    Twin(Arc<twin::Library>),
+}
+
+/// A kernel of a loaded binary.
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// Handle of the binary.
+    pub binary: u64,
+    pub name: &'static str,
+    /// What can run; none for the code of an AI core.
+    pub twin: Option<twin::Kernel>,
 }
 
 pub(super) static BINARIES: Table<Arc<Binary>> = Table::new(Kind::Binary);
 pub(super) static DATA: Table<Arc<Vec<u8>>> = Table::new(Kind::BinaryData);
-/// A function: the handle of its binary, and its name.
-pub(super) static FUNCTIONS: Table<(u64, String)> = Table::new(Kind::Function);
+pub(super) static FUNCTIONS: Table<Function> = Table::new(Kind::Function);
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
     match bytes.get(at..at + N).and_then(|slice| slice.try_into().ok()) {
@@ -55,13 +68,15 @@ pub fn load(bytes: &[u8]) -> Result<u64> {
     ensure!(bytes.starts_with(b"\x7fELF"), ACL_ERROR_RT_PARAM_INVALID, "the data is no ELF file");
     ensure!(bytes.get(4) == Some(&2), ACL_ERROR_RT_PARAM_INVALID, "the ELF file is not a 64-bit one");
     let machine = u16_at(bytes, 18)? as u16;
+    if machine == HOST {
+        return Ok(BINARIES.insert(Arc::new(Binary::Twin(twin::load(bytes)?))));
+    }
     ensure!(
         machine == MACHINE,
         ACL_ERROR_RT_PARAM_INVALID,
         "the ELF file is for machine {machine:#x}, wanted {MACHINE:#x} (AI core)"
     );
-    let functions = functions(bytes)?;
-    Ok(BINARIES.insert(Arc::new(Binary { functions })))
+    Ok(BINARIES.insert(Arc::new(Binary::Core(functions(bytes)?))))
 }
 
 /// Names of the functions in the symbol table.
@@ -94,10 +109,39 @@ fn functions(bytes: &[u8]) -> Result<Vec<String>> {
 }
 
 impl Binary {
-    /// Whether the binary has the kernel `name`; one that uses both kinds of cores has a function for each.
-    pub fn has(&self, name: &str) -> bool {
-        self.functions.iter().any(|function| {
-            function.strip_prefix(name).is_some_and(|rest| matches!(rest, "" | "_mix_aic" | "_mix_aiv"))
-        })
+    /// The kernel `name` of this binary, whose handle is `own`.
+    pub fn function(&self, own: u64, name: &str) -> Result<Function> {
+        let found = match self {
+            // A kernel that uses both kinds of cores has a function for each.
+            Self::Core(functions) => functions
+                .iter()
+                .any(|function| {
+                    function.strip_prefix(name).is_some_and(|rest| matches!(rest, "" | "_mix_aic" | "_mix_aiv"))
+                })
+                .then_some(None),
+            Self::Twin(library) => library.kernel(name).map(Some),
+        };
+        let Some(twin) = found else {
+            let has = match self {
+                Self::Core(functions) => format!("; it has {}", functions.join(", ")),
+                Self::Twin(_) => String::new(),
+            };
+            fail!(ACL_ERROR_RT_PARAM_INVALID, "the binary has no kernel {name:?}{has}");
+        };
+        Ok(Function { binary: own, name: interned(name), twin })
+    }
+}
+
+/// A name that lives as long as the program, as those of operators do.
+fn interned(name: &str) -> &'static str {
+    static NAMES: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    let mut names = NAMES.lock().unwrap_or_else(|e| e.into_inner());
+    match names.iter().find(|known| **known == name) {
+        Some(known) => known,
+        None => {
+            let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
+            names.push(kept);
+            kept
+        }
     }
 }

@@ -170,6 +170,8 @@ pub struct StreamTime {
     pub tasks: u64,
     /// Work of all tasks.
     pub work: Cost,
+    /// Part of `busy` that was only known once a task had run: kernels are counted as they run.
+    pub late: f64,
 }
 
 /// Modelled time since the process started.
@@ -256,6 +258,25 @@ pub(super) fn issued(device: u32, stream: u32, op: &'static str, cost: &Cost, is
     own.work = own.work.plus(*cost);
     *own.by_unit.entry(unit).or_insert(0.0) += time;
     timeline::note(timeline::Span { device, stream, op, start, time, unit, cost: *cost });
+}
+
+/// A kernel of `stream` of `device` has run: it took `time` beyond its start, bound by `unit`, and moved `bytes`.
+///
+/// What a kernel does is known when it has done it and not, as for an operator, when it is issued. So the tasks that were
+/// issued meanwhile begin too early by that time, and the stream's end is right again.
+pub(super) fn ran(device: u32, stream: u32, time: f64, unit: Unit, bytes: u64) {
+    let mut model = model();
+    let own = model.streams.entry(stream).or_insert_with(|| StreamTime { device, stream, ..StreamTime::default() });
+    own.end += time;
+    own.busy += time;
+    own.late += time;
+    own.work.bytes += bytes;
+    *own.by_unit.entry(unit).or_insert(0.0) += time;
+}
+
+/// What [`ran`] has added to `stream`.
+pub(super) fn late(stream: u32) -> f64 {
+    model().streams.get(&stream).map_or(0.0, |stream| stream.late)
 }
 
 /// A copy that the host waits for.

@@ -31,9 +31,10 @@ pub enum Kind {
     Function,
     Physical,
     Communicator,
+    Arguments,
 }
 
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "nothing",
     "context",
     "stream",
@@ -52,6 +53,7 @@ const KINDS: [&str; 18] = [
     "function",
     "physical memory",
     "communicator",
+    "list of kernel arguments",
 ];
 
 /// Bits 48 and up: not a canonical address, so a caller that dereferences a handle faults at once.

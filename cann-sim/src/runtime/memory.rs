@@ -185,6 +185,21 @@ pub fn resolve(address: u64, length: usize, access: Access, site: &Site) -> Resu
     Ok(arena.mirror.data(address))
 }
 
+/// Start and end of the usable memory around `address`, and where the host sees its start; none outside of live blocks.
+pub fn extent(address: u64) -> Option<(u64, u64, *mut u8)> {
+    let arena = owner(address)?;
+    let block = arena.block(address, 1).ok()?;
+    let (start, end) = match &block.mapped {
+        None => (block.address, block.end()),
+        Some(mapped) => {
+            let mapped = mapped.read().unwrap_or_else(|e| e.into_inner());
+            let (&start, &end) = mapped.range(..=address).next_back()?;
+            (start, end)
+        }
+    };
+    Some((start, end, arena.mirror.data(start)))
+}
+
 /// Number of the live block that `address` lies in; none when there is no such block.
 pub fn block_number(address: u64) -> Option<u64> {
     Some(owner(address)?.block(address, 0).ok()?.serial)

@@ -20,6 +20,7 @@ pub mod stats;
 pub mod stream;
 pub mod timeline;
 pub mod track;
+pub mod twin;
 pub mod vmm;
 
 pub use stats::stats;

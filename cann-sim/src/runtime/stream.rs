@@ -163,7 +163,7 @@ impl Stream {
         let mut queue = self.queue();
         let target = queue.issued;
         let clock = queue.clock.clone();
-        let modelled = cost::end(self.id);
+        let modelled = cost::end(self.id) - cost::late(self.id);
         let deadline = limit.map(|limit| Instant::now() + limit);
         while queue.finished < target {
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
@@ -180,7 +180,7 @@ impl Stream {
             }
         }
         clock::host_learns(&clock, self.id, target);
-        cost::host_waited(modelled);
+        cost::host_waited(modelled + cost::late(self.id));
         queue.aborted = false;
         queue.failure.take().map_or(Ok(()), Err)
     }

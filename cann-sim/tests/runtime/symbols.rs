@@ -52,8 +52,6 @@ fn what_is_not_simulated_is_refused_with_a_reason() {
     unsafe {
         let code = acl.aclprofInit(std::ptr::null(), 0).unwrap();
         refused(acl, code, ACL_ERROR_RT_FEATURE_NOT_SUPPORT, &["aclprofInit", "hardware counters"]);
-        let code = acl.aclrtLaunchKernel(null_mut(), 1, std::ptr::null(), 0, null_mut()).unwrap();
-        refused(acl, code, ACL_ERROR_RT_FEATURE_NOT_SUPPORT, &["aclrtLaunchKernel", "real card"]);
         let mut version = std::mem::zeroed::<aclCANNPackageVersion>();
         assert_eq!(acl.aclsysGetCANNVersion(0, &mut version), Ok(0));
         assert_eq!(version.majorVersion[0] as u8, b'9');
@@ -94,18 +92,30 @@ fn kernel_binary(machine: u16, function: &str) -> Vec<u8> {
 fn kernel_binaries_are_checked_and_searched() {
     let acl = acl(0);
     let good = kernel_binary(0x1029, "add_custom_mix_aiv");
-    let foreign = kernel_binary(62, "add_custom");
+    let foreign = kernel_binary(8, "add_custom");
+    let host = kernel_binary(if cfg!(target_arch = "aarch64") { 183 } else { 62 }, "add_custom");
     let (mut binary, mut function) = (null_mut(), null_mut());
     // SAFETY: data and lengths belong together; names are NUL-terminated.
     unsafe {
         let load = |data: &[u8], binary: &mut aclrtBinHandle| {
             acl.aclrtBinaryLoadFromData(data.as_ptr().cast(), data.len(), std::ptr::null(), binary).unwrap()
         };
-        refused(acl, load(&foreign, &mut binary), ACL_ERROR_RT_PARAM_INVALID, &["machine 0x3e", "0x1029"]);
+        refused(acl, load(&foreign, &mut binary), ACL_ERROR_RT_PARAM_INVALID, &["machine 0x8", "0x1029"]);
+        refused(acl, load(&host, &mut binary), ACL_ERROR_RT_PARAM_INVALID, &["cannot be loaded"]);
         refused(acl, load(&good[..50], &mut binary), ACL_ERROR_RT_PARAM_INVALID, &["ends within its headers"]);
         refused(acl, load(b"text", &mut binary), ACL_ERROR_RT_PARAM_INVALID, &["no ELF file"]);
         assert_eq!(load(&good, &mut binary), 0);
         assert_eq!(acl.aclrtBinaryGetFunction(binary, c"add_custom".as_ptr(), &mut function), Ok(0));
+        let (mut arguments, mut stream) = (null_mut(), null_mut());
+        assert_eq!(acl.aclrtKernelArgsInit(function, &mut arguments), Ok(0));
+        let launch = |stream| {
+            acl.aclrtLaunchKernelWithConfig(function, 1, stream, null_mut(), arguments, null_mut()).unwrap()
+        };
+        assert_eq!(acl.aclrtCreateStream(&mut stream), Ok(0));
+        refused(acl, launch(stream), ACL_ERROR_RT_PARAM_INVALID, &["aclrtKernelArgsFinalize comes first"]);
+        assert_eq!(acl.aclrtKernelArgsFinalize(arguments), Ok(0));
+        refused(acl, launch(stream), ACL_ERROR_RT_FEATURE_NOT_SUPPORT, &["add_custom", "real card"]);
+        assert_eq!(acl.aclrtDestroyStream(stream), Ok(0));
         let code = acl.aclrtBinaryGetFunction(binary, c"sub_custom".as_ptr(), &mut function).unwrap();
         refused(acl, code, ACL_ERROR_RT_PARAM_INVALID, &["sub_custom", "it has add_custom_mix_aiv"]);
         let mut option = std::mem::zeroed::<aclrtBinaryLoadOption>();

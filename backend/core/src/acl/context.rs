@@ -1,6 +1,7 @@
 //! A device that has been taken into use: its runtime context, its stream, its memory and what went wrong on it.
 
 use super::api::Api;
+use super::kernel::Kernels;
 use super::pool::Pool;
 use super::staging::Staging;
 use super::{Error, OutOfMemory};
@@ -93,6 +94,7 @@ pub(super) struct Inner {
     pub(super) pool: Mutex<Pool>,
     pub(super) staging: Mutex<Staging>,
     pub(super) counting: Counting,
+    pub(super) kernels: Mutex<Kernels>,
     /// Held to read by who gives the stream work, to write by who captures it.
     pub(super) turn: RwLock<()>,
     /// Graphs whose owner is gone, to be destroyed once the stream is known to have passed them.
@@ -253,6 +255,7 @@ impl Inner {
             pool: Mutex::default(),
             staging: Mutex::default(),
             counting: Counting::default(),
+            kernels: Mutex::default(),
             turn: RwLock::default(),
             retired: Mutex::default(),
             why_no_graphs: Mutex::default(),
@@ -354,6 +357,7 @@ impl Inner {
         // SAFETY: the stream is alive; after this call nothing uses the memory that is freed below.
         let _ = unsafe { acl.aclrtSynchronizeStream(self.stream.0) };
         self.destroy_graphs(std::mem::take(&mut *lock(&self.retired)));
+        self.unload_kernels();
         lock(&self.staging).free(&self.api);
         for address in lock(&self.pool).blocks.drain_unused() {
             // SAFETY: the segment came from aclrtMalloc, and no block of it is in use.

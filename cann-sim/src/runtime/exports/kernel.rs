@@ -1,4 +1,4 @@
-//! Kernel binaries: loading and looking functions up work, launching does not, because device code cannot run here.
+//! Kernel binaries and their functions. What launches them is in [`super::arguments`].
 
 use crate::runtime::binary::{self, BINARIES, DATA, FUNCTIONS};
 use crate::runtime::device;
@@ -81,21 +81,18 @@ export! {
         ensure!(!func_handle.is_null(), ACL_ERROR_INVALID_PARAM, "funcHandle is null");
         let name = text(kernel_name, "kernelName")?;
         let binary = BINARIES.get(bin_handle, ACL_ERROR_RT_PARAM_INVALID, "binHandle")?;
-        ensure!(
-            binary.has(&name), ACL_ERROR_RT_PARAM_INVALID,
-            "the binary has no kernel {name:?}; it has {}", binary.functions.join(", ")
-        );
-        put(func_handle, "funcHandle", pointer(FUNCTIONS.insert((bin_handle as u64, name))))
+        let function = binary.function(bin_handle as u64, &name)?;
+        put(func_handle, "funcHandle", pointer(FUNCTIONS.insert(function)))
     }
 
     fn aclrtFunctionGetBinary(func_handle: aclrtFuncHandle, bin_handle: *mut aclrtBinHandle) {
-        let (binary, _) = FUNCTIONS.get(func_handle, ACL_ERROR_RT_PARAM_INVALID, "funcHandle")?;
-        put(bin_handle, "binHandle", pointer(binary))
+        let function = FUNCTIONS.get(func_handle, ACL_ERROR_RT_PARAM_INVALID, "funcHandle")?;
+        put(bin_handle, "binHandle", pointer(function.binary))
     }
 
     fn aclrtGetFunctionName(func_handle: aclrtFuncHandle, max_len: u32, name: *mut c_char) {
-        let (_, own) = FUNCTIONS.get(func_handle, ACL_ERROR_RT_PARAM_INVALID, "funcHandle")?;
-        super::info::put_text(name, max_len as usize, &own, "name")
+        let function = FUNCTIONS.get(func_handle, ACL_ERROR_RT_PARAM_INVALID, "funcHandle")?;
+        super::info::put_text(name, max_len as usize, function.name, "name")
     }
 }
 
@@ -122,16 +119,4 @@ refuse! {
     fn aclrtBinaryGetFunctionByEntry(bin_handle: aclrtBinHandle, func_entry: u64, func_handle: *mut aclrtFuncHandle);
     fn aclrtGetFunctionAddr(func_handle: aclrtFuncHandle, aic_addr: *mut *mut c_void, aiv_addr: *mut *mut c_void);
     fn aclrtGetFunctionAttribute(func_handle: aclrtFuncHandle, attr_type: aclrtFuncAttribute, attr_value: *mut i64);
-    fn aclrtKernelArgsAppend(args_handle: aclrtArgsHandle, param: *mut c_void, param_size: usize, param_handle: *mut aclrtParamHandle);
-    fn aclrtKernelArgsAppendPlaceHolder(args_handle: aclrtArgsHandle, param_handle: *mut aclrtParamHandle);
-    fn aclrtKernelArgsFinalize(args_handle: aclrtArgsHandle);
-    fn aclrtKernelArgsGetHandleMemSize(func_handle: aclrtFuncHandle, mem_size: *mut usize);
-    fn aclrtKernelArgsGetMemSize(func_handle: aclrtFuncHandle, user_args_size: usize, actual_args_size: *mut usize);
-    fn aclrtKernelArgsInit(func_handle: aclrtFuncHandle, args_handle: *mut aclrtArgsHandle);
-    fn aclrtKernelArgsInitByUserMem(func_handle: aclrtFuncHandle, args_handle: aclrtArgsHandle, user_host_mem: *mut c_void, actual_args_size: usize);
-    fn aclrtKernelArgsParaUpdate(args_handle: aclrtArgsHandle, param_handle: aclrtParamHandle, param: *mut c_void, param_size: usize);
-    fn aclrtLaunchKernel(func_handle: aclrtFuncHandle, num_blocks: u32, args_data: *const c_void, args_size: usize, stream: aclrtStream);
-    fn aclrtLaunchKernelV2(func_handle: aclrtFuncHandle, num_blocks: u32, args_data: *const c_void, args_size: usize, cfg: *mut aclrtLaunchKernelCfg, stream: aclrtStream);
-    fn aclrtLaunchKernelWithConfig(func_handle: aclrtFuncHandle, num_blocks: u32, stream: aclrtStream, cfg: *mut aclrtLaunchKernelCfg, args_handle: aclrtArgsHandle, reserve: *mut c_void);
-    fn aclrtLaunchKernelWithHostArgs(func_handle: aclrtFuncHandle, num_blocks: u32, stream: aclrtStream, cfg: *mut aclrtLaunchKernelCfg, host_args: *mut c_void, args_size: usize, place_holder_array: *mut aclrtPlaceHolderInfo, place_holder_num: usize);
 }

@@ -33,6 +33,7 @@ macro_rules! refuse {
 
 pub(crate) use export;
 
+pub mod arguments;
 pub mod callback;
 pub mod context;
 pub mod copy;
@@ -50,6 +51,7 @@ use std::ffi::{c_char, c_void};
 
 #[allow(unused_imports)]
 mod all {
+    pub use super::arguments::*;
     pub use super::callback::*;
     pub use super::context::*;
     pub use super::copy::*;

@@ -34,7 +34,8 @@ impl<T> Plan<T> {
     }
 }
 
-/// Bytes of a vector core's local memory that kernels use: eight KiB of the 192 are Select's.
+/// Bytes of a vector core's local memory that kernels use: some of a toolkit's instructions keep the last eight KiB of
+/// the 192 to themselves.
 pub const LOCAL: usize = 184 * 1024;
 /// Bytes of a block, the unit of local memory.
 pub const BLOCK: usize = 32;

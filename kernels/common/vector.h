@@ -1,6 +1,7 @@
 // What the vector kernels share: the tiling struct, shares of the work, copies of any length, and sums of rows.
 //
-// Local memory is used up to 184 KiB of the 192 KiB that a vector core has: Select keeps the last eight to itself.
+// Local memory is used up to 184 KiB of the 192 KiB that a vector core has: some of a toolkit's instructions keep the last
+// eight to themselves.
 #pragma once
 #include "kernel_operator.h"
 
@@ -139,6 +140,7 @@ __aicore__ inline void SumInto(const LocalTensor<float>& to, LocalTensor<float> 
         uint32_t rest = count % LANES;
         WholeReduceSum(work, values, static_cast<int32_t>(LANES), static_cast<int32_t>(whole), 1, 1, 8);
         if (rest != 0) {
+            PipeBarrier<PIPE_V>(); // The two may write one block.
             WholeReduceSum(work[whole], values[whole * LANES], static_cast<int32_t>(rest), 1, 1, 1, 8);
         }
         PipeBarrier<PIPE_V>();

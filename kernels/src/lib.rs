@@ -9,16 +9,26 @@ pub mod twin;
 #[macro_use]
 mod tiling;
 
+#[path = "../norm/add_rms_norm/op_host/mod.rs"]
+pub mod add_rms_norm;
 #[path = "../common/cube.rs"]
 pub mod cube;
 #[path = "../attention/common/flash.rs"]
 pub mod flash;
 #[path = "../attention/flash_attention/op_host/mod.rs"]
 pub mod flash_attention;
+#[path = "../moe/gating/op_host/mod.rs"]
+pub mod gating;
 #[path = "../moe/grouped_matmul/op_host/mod.rs"]
 pub mod grouped_matmul;
+#[path = "../moe/permute/op_host/mod.rs"]
+pub mod permute;
 #[path = "../common/plan.rs"]
 pub mod plan;
+#[path = "../attention/rotary_cache/op_host/mod.rs"]
+pub mod rotary_cache;
+#[path = "../moe/unpermute/op_host/mod.rs"]
+pub mod unpermute;
 
 /// The library of all operators compiled for the host, as [`twin`] and a simulated device load it.
 pub static TWIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libascend_twin.so"));

@@ -28,6 +28,8 @@ constexpr Way WayOf(TPosition from, TPosition to) {
     const Memory source = MemoryOf(from), target = MemoryOf(to);
     if (source == Memory::None && target == Memory::UB) return {HardEvent::MTE2_V, HardEvent::V_MTE2};
     if (source == Memory::UB && target == Memory::None) return {HardEvent::V_MTE3, HardEvent::MTE3_V};
+    // What is copied in and out again without a vector instruction between.
+    if (from == TPosition::VECIN && to == TPosition::VECOUT) return {HardEvent::MTE2_MTE3, HardEvent::MTE3_MTE2};
     if (source == Memory::UB && target == Memory::UB) return {HardEvent::V_V, HardEvent::V_V};
     if (source == Memory::None && target == Memory::L1) return {HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2};
     if (source == Memory::L1) return {HardEvent::MTE1_M, HardEvent::M_MTE1};

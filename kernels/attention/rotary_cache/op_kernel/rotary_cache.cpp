@@ -36,7 +36,7 @@ public:
 
         uint32_t tile = t.rows * t.width;
         pipe.InitBuffer(inQueue, 2, RoundUp(tile * sizeof(T), 256));
-        pipe.InitBuffer(tableQueue, 2, RoundUp(t.width * sizeof(T), 256));
+        pipe.InitBuffer(tableQueue, 4, RoundUp(t.width * sizeof(T), 256));
         pipe.InitBuffer(outQueue, 2, RoundUp(tile * sizeof(T), 256));
         pipe.InitBuffer(wideBuffer, RoundUp(tile * sizeof(float), 256));
         pipe.InitBuffer(turnedBuffer, RoundUp(tile * sizeof(float), 256));
@@ -44,7 +44,6 @@ public:
         pipe.InitBuffer(cosBuffer, RoundUp(half * sizeof(float), 256));
         pipe.InitBuffer(sinBuffer, RoundUp(half * sizeof(float), 256));
         pipe.InitBuffer(weightBuffer, RoundUp(2 * t.width * sizeof(float), 256));
-        pipe.InitBuffer(workBuffer, SumWork(t.width) * sizeof(float));
         pipe.InitBuffer(rowBuffer, 2 * RoundUp(t.rows, LANES) * sizeof(float));
         pipe.InitBuffer(spreadBuffer, RoundUp(t.rows, BLOCK_FLOATS) * BLOCK_BYTES);
     }
@@ -142,9 +141,15 @@ private:
         LocalTensor<float> ones = roots[RoundUp(t.rows, LANES)];
         Mul(squares, wide, wide, static_cast<int32_t>(rows * t.width));
         PipeBarrier<PIPE_V>();
-        for (uint32_t r = 0; r < rows; ++r) {
-            SumInto(roots[r], squares[r * t.width], workBuffer.Get<float>(), t.width);
+        // The lanes of all rows at once: those beyond a repeat are added to the first.
+        for (uint32_t lane = LANES; lane < t.width; lane += LANES) {
+            Add(squares, squares, squares[lane], static_cast<uint64_t>(Smaller(LANES, t.width - lane)),
+                static_cast<uint8_t>(rows), {1, 1, 1, RowBlocks(), RowBlocks(), RowBlocks()});
+            PipeBarrier<PIPE_V>();
         }
+        WholeReduceSum(roots, squares, static_cast<int32_t>(Smaller(LANES, t.width)), static_cast<int32_t>(rows), 1, 1,
+                       RowBlocks());
+        PipeBarrier<PIPE_V>();
         int32_t count = static_cast<int32_t>(RoundUp(rows, BLOCK_FLOATS));
         Muls(roots, roots, FloatOfBits(t.mean_bits), count);
         Duplicate(ones, 1.0f, count);
@@ -158,25 +163,30 @@ private:
         LocalTensor<float> spread = spreadBuffer.Get<float>();
         Brcb(spread, ones, static_cast<uint8_t>(count / BLOCK_FLOATS), {1, 8});
         PipeBarrier<PIPE_V>();
-        for (uint32_t r = 0; r < rows; ++r) {
-            ScaleBy(wide[r * t.width], spread[r * BLOCK_FLOATS], t.width);
+        for (uint32_t lane = 0; lane < t.width; lane += LANES) {
+            auto part = wide[lane];
+            Mul(part, part, spread, static_cast<uint64_t>(Smaller(LANES, t.width - lane)), static_cast<uint8_t>(rows),
+                {1, 1, 0, RowBlocks(), RowBlocks(), 1});
         }
         PipeBarrier<PIPE_V>();
-        for (uint32_t r = 0; r < rows; ++r) {
-            Mul(wide[r * t.width], wide[r * t.width], weight, static_cast<int32_t>(t.width));
-        }
+        MulColumns(wide, 0, wide, 0, weight, t.width, rows);
         PipeBarrier<PIPE_V>();
     }
 
-    // to = left * table, halves of rows that start at the given columns.
-    __aicore__ inline void MulHalves(const LocalTensor<float>& to, uint32_t toColumn, const LocalTensor<float>& left,
-                                     uint32_t leftColumn, const LocalTensor<float>& table, uint32_t rows)
+    // Blocks between rows of F32.
+    __aicore__ inline uint8_t RowBlocks()
     {
-        uint8_t blocks = static_cast<uint8_t>(t.width / BLOCK_FLOATS);
-        for (uint32_t lane = 0; lane < half; lane += LANES) {
-            uint64_t mask = Smaller(LANES, half - lane);
-            Mul(to[toColumn + lane], left[leftColumn + lane], table[lane], mask, static_cast<uint8_t>(rows),
-                {1, 1, 1, blocks, blocks, 0});
+        return static_cast<uint8_t>(t.width / BLOCK_FLOATS);
+    }
+
+    // to = left * table for `columns` columns of rows, from the given ones on.
+    __aicore__ inline void MulColumns(const LocalTensor<float>& to, uint32_t toColumn, const LocalTensor<float>& left,
+                                      uint32_t leftColumn, const LocalTensor<float>& table, uint32_t columns, uint32_t rows)
+    {
+        for (uint32_t lane = 0; lane < columns; lane += LANES) {
+            Mul(to[toColumn + lane], left[leftColumn + lane], table[lane],
+                static_cast<uint64_t>(Smaller(LANES, columns - lane)), static_cast<uint8_t>(rows),
+                {1, 1, 1, RowBlocks(), RowBlocks(), 0});
         }
     }
 
@@ -185,13 +195,12 @@ private:
     {
         LocalTensor<float> turned = turnedBuffer.Get<float>();
         LocalTensor<float> products = productBuffer.Get<float>();
-        MulHalves(turned, 0, wide, 0, cosBuffer.Get<float>(), rows);
-        MulHalves(turned, half, wide, half, cosBuffer.Get<float>(), rows);
-        MulHalves(products, 0, wide, half, sinBuffer.Get<float>(), rows);
-        MulHalves(products, half, wide, 0, sinBuffer.Get<float>(), rows);
+        MulColumns(turned, 0, wide, 0, cosBuffer.Get<float>(), half, rows);
+        MulColumns(turned, half, wide, half, cosBuffer.Get<float>(), half, rows);
+        MulColumns(products, 0, wide, half, sinBuffer.Get<float>(), half, rows);
+        MulColumns(products, half, wide, 0, sinBuffer.Get<float>(), half, rows);
         PipeBarrier<PIPE_V>();
-        uint8_t blocks = static_cast<uint8_t>(t.width / BLOCK_FLOATS);
-        BinaryRepeatParams along{1, 1, 1, blocks, blocks, blocks};
+        BinaryRepeatParams along{1, 1, 1, RowBlocks(), RowBlocks(), RowBlocks()};
         for (uint32_t lane = 0; lane < half; lane += LANES) {
             uint64_t mask = Smaller(LANES, half - lane);
             auto first = turned[lane];
@@ -227,9 +236,10 @@ private:
     uint32_t half; // of a head's width
     Share share;
     TPipe pipe;
-    TQue<TPosition::VECIN, 2> inQueue, tableQueue;
+    TQue<TPosition::VECIN, 2> inQueue;
+    TQue<TPosition::VECIN, 4> tableQueue;
     TQue<TPosition::VECOUT, 2> outQueue;
-    TBuf<TPosition::VECCALC> wideBuffer, turnedBuffer, productBuffer, cosBuffer, sinBuffer, weightBuffer, workBuffer;
+    TBuf<TPosition::VECCALC> wideBuffer, turnedBuffer, productBuffer, cosBuffer, sinBuffer, weightBuffer;
     TBuf<TPosition::VECCALC> rowBuffer, spreadBuffer;
     GlobalTensor<T> qkvGlobal, cosGlobal, sinGlobal, queryWeightGlobal, keyWeightGlobal, queryGlobal, keyGlobal, valueGlobal;
     GlobalTensor<int64_t> positionGlobal;

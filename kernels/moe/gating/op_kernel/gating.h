@@ -3,6 +3,7 @@
 // A row of logits lies in local memory as `slots`: each group of experts starts a run of a multiple of 32 of them, which
 // is what one sorting instruction takes, and slots without an expert hold minus infinity. Sorted runs are merged four at
 // a time, and of each only its best take part: what is not among the best of its run is not among the best of all.
+// A logit that is no number stops the device (Trap), as nothing could be chosen by it.
 #pragma once
 #include "../../../common/vector.h"
 #include "gating_tiling.h"
@@ -34,13 +35,15 @@ public:
         pipe.InitBuffer(expertQueue, 2, RoundUp(out, 256));
         pipe.InitBuffer(rawBuffer, tile);
         pipe.InitBuffer(scoreBuffer, tile);
-        pipe.InitBuffer(rankBuffer, tile);
-        pipe.InitBuffer(validBuffer, RoundUp(tile / 32, 256));
+        if (SIGMOID) {
+            pipe.InitBuffer(rankBuffer, tile);
+        }
         pipe.InitBuffer(pairBuffer, RoundUp(slots * 8, 256));
         pipe.InitBuffer(mergeBuffer, RoundUp(t.merge_pairs * 8 + 8, 256));
         pipe.InitBuffer(indexBuffer, slots * sizeof(float));
         pipe.InitBuffer(ownerBuffer, slots * sizeof(float));
         pipe.InitBuffer(biasBuffer, slots * sizeof(float));
+        pipe.InitBuffer(slotWordBuffer, RoundUp(outRow * sizeof(float), 256));
         pipe.InitBuffer(placeBuffer, RoundUp(out, 256));
         pipe.InitBuffer(offsetBuffer, RoundUp(out, 256));
         pipe.InitBuffer(workBuffer, SumWork(slots) * sizeof(float));
@@ -72,6 +75,12 @@ private:
         bool merged[RUNS_MOST]; // In `mergeBuffer`, and otherwise in `pairBuffer`.
     };
 
+    // What experts are sorted by: logits, or scores with their bias.
+    __aicore__ inline LocalTensor<float> Ranks()
+    {
+        return SIGMOID ? rankBuffer.Get<float>() : rawBuffer.Get<float>();
+    }
+
     __aicore__ inline uint32_t TileSlots()
     {
         return RoundUp(t.tile_rows * slots, LANES);
@@ -81,11 +90,17 @@ private:
     __aicore__ inline void Prepare()
     {
         CreateVecIndex(indexBuffer.Get<int32_t>(), 0, slots);
+        // Where the slots are in a run of pairs, in bytes.
+        LocalTensor<int32_t> slotWords = slotWordBuffer.Get<int32_t>();
+        CreateVecIndex(slotWords, 0, outRow);
+        PipeBarrier<PIPE_V>();
+        Muls(slotWords, slotWords, 8, static_cast<int32_t>(outRow));
+        PipeBarrier<PIPE_V>();
+        Adds(slotWords, slotWords, 4, static_cast<int32_t>(outRow));
         for (uint32_t group = 0; group < t.groups; ++group) {
             CreateVecIndex(ownerBuffer.Get<int32_t>()[group * t.segment], static_cast<int32_t>(group * size), t.segment);
         }
         Duplicate(rawBuffer.Get<float>(), MinusInfinity(), static_cast<int32_t>(TileSlots()));
-        Duplicate(rankBuffer.Get<float>(), MinusInfinity(), static_cast<int32_t>(TileSlots()));
         Duplicate(placeBuffer.Get<int32_t>(), 0, static_cast<int32_t>(t.tile_rows * outRow));
         Duplicate(rowBuffer.Get<float>(), 0.0f, static_cast<int32_t>(RoundUp(t.tile_rows, LANES)));
         if constexpr (SIGMOID) {
@@ -115,10 +130,14 @@ private:
     __aicore__ inline void Tile(uint32_t row)
     {
         LoadLogits(row);
+        LocalTensor<float> scores = scoreBuffer.Get<float>();
         if constexpr (SIGMOID) {
             SigmoidScores();
+        } else {
+            Muls(scores, rawBuffer.Get<float>(), 1.0f / 65536, static_cast<int32_t>(rows * slots));
+            PipeBarrier<PIPE_V>();
         }
-        RankNumbers();
+        RefuseNaN(scores);
         for (uint32_t r = 0; r < rows; ++r) {
             Choose(r);
         }
@@ -130,18 +149,11 @@ private:
         expertQueue.EnQue(experts);
         LocalTensor<float> weights = weightQueue.template AllocTensor<float>();
         if constexpr (SIGMOID) {
-            GatherRows(weights, scoreBuffer.Get<float>());
-            // A score that is no number poisons its row, which this sum times zero hands on.
-            SumRows(scoreBuffer.Get<float>());
-            Muls(rowBuffer.Get<float>(), rowBuffer.Get<float>(), 0.0f, static_cast<int32_t>(rows));
-            PipeBarrier<PIPE_V>();
-            SpreadRows();
-            Add(weights, weights, spreadBuffer.Get<float>(), static_cast<uint64_t>(t.k), static_cast<uint8_t>(rows), ByRow());
-            PipeBarrier<PIPE_V>();
+            GatherRows(weights, scores);
         } else {
             SoftmaxScores(weights);
-            GatherRows(weights, scoreBuffer.Get<float>());
-            SumRows(scoreBuffer.Get<float>());
+            GatherRows(weights, scores);
+            SumRows(scores);
             SpreadRows();
             Div(weights, weights, spreadBuffer.Get<float>(), static_cast<uint64_t>(t.k), static_cast<uint8_t>(rows), ByRow());
             PipeBarrier<PIPE_V>();
@@ -203,23 +215,25 @@ private:
         PipeBarrier<PIPE_V>();
     }
 
-    // What is no number ranks last, so that the sort sees an order and no slot without an expert is chosen before one.
-    __aicore__ inline void RankNumbers()
+    // Numbers that are none have no order. A row's sum says so, of numbers small enough that no sum of finite ones overflows.
+    __aicore__ inline void RefuseNaN(const LocalTensor<float>& of)
     {
-        LocalTensor<float> ranks = rankBuffer.Get<float>();
-        LocalTensor<float> from = SIGMOID ? ranks : rawBuffer.Get<float>();
-        LocalTensor<uint8_t> valid = validBuffer.Get<uint8_t>();
-        Compare(valid, from, from, CMPMODE::EQ, TileSlots());
-        PipeBarrier<PIPE_V>();
-        Select(ranks, valid, from, MinusInfinity(), SELMODE::VSEL_TENSOR_SCALAR_MODE, TileSlots());
-        PipeBarrier<PIPE_V>();
+        SumRows(of);
+        Await<HardEvent::V_S>();
+        for (uint32_t r = 0; r < rows; ++r) {
+            float sum = rowBuffer.Get<float>().GetValue(r);
+            if (sum != sum) {
+                Trap();
+            }
+        }
+        Await<HardEvent::S_V>();
     }
 
     // The slots of row r's best k, the best first, to its part of `placeBuffer`.
     __aicore__ inline void Choose(uint32_t r)
     {
         LocalTensor<float> pairs = pairBuffer.Get<float>();
-        Sort32(pairs, rankBuffer.Get<float>()[r * slots], indexBuffer.Get<uint32_t>(), static_cast<int32_t>(slots / 32));
+        Sort32(pairs, Ranks()[r * slots], indexBuffer.Get<uint32_t>(), static_cast<int32_t>(slots / 32));
         PipeBarrier<PIPE_V>();
         mergeEnd = 0;
         Runs runs;
@@ -230,10 +244,9 @@ private:
             Sorted(runs, 0, slots / 32);
         }
         Merge(runs, t.k);
-        uint64_t kept = 0;
         LocalTensor<uint32_t> best = Run(runs, 0).template ReinterpretCast<uint32_t>();
-        // The odd words of a run are its slots.
-        GatherMask(placeBuffer.Get<uint32_t>()[r * outRow], best, 2, true, 2 * t.k, {1, 1, 8, 0}, kept);
+        // GatherMask would do, and hold up the scalar unit for its count.
+        Gather(placeBuffer.Get<uint32_t>()[r * outRow], best, slotWordBuffer.Get<uint32_t>(), 0, t.k);
         PipeBarrier<PIPE_V>();
     }
 
@@ -343,7 +356,7 @@ private:
         LocalTensor<float> raw = rawBuffer.Get<float>();
         LocalTensor<float> scores = scoreBuffer.Get<float>();
         LocalTensor<float> greatest = workBuffer.Get<float>();
-        GatherRows(scratch, rankBuffer.Get<float>());
+        GatherRows(scratch, raw);
         for (uint32_t r = 0; r < rows; ++r) {
             Brcb(greatest, scratch[r * outRow], 1, {1, 8});
             PipeBarrier<PIPE_V>();
@@ -422,8 +435,9 @@ private:
     TPipe pipe;
     TQue<TPosition::VECIN, 2> inQueue;
     TQue<TPosition::VECOUT, 2> weightQueue, expertQueue;
-    TBuf<TPosition::VECCALC> rawBuffer, scoreBuffer, rankBuffer, validBuffer, pairBuffer, mergeBuffer, indexBuffer;
-    TBuf<TPosition::VECCALC> ownerBuffer, biasBuffer, placeBuffer, offsetBuffer, workBuffer, rowBuffer, spreadBuffer;
+    TBuf<TPosition::VECCALC> rawBuffer, scoreBuffer, rankBuffer, pairBuffer, mergeBuffer, indexBuffer;
+    TBuf<TPosition::VECCALC> ownerBuffer, biasBuffer, slotWordBuffer, placeBuffer, offsetBuffer, workBuffer, rowBuffer;
+    TBuf<TPosition::VECCALC> spreadBuffer;
     GlobalTensor<T> logitsGlobal;
     GlobalTensor<float> biasGlobal, weightsGlobal;
     GlobalTensor<int32_t> expertsGlobal;

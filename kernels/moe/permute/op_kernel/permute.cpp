@@ -13,7 +13,7 @@ using namespace npu;
 
 class Permute {
 public:
-    __aicore__ inline Permute(GM_ADDR x, GM_ADDR chosen, GM_ADDR rows, GM_ADDR order, GM_ADDR places, GM_ADDR ends,
+    __aicore__ inline Permute(GM_ADDR x, GM_ADDR chosen, GM_ADDR rows, GM_ADDR places, GM_ADDR ends,
                               GM_ADDR workspace, GM_ADDR tiling)
         : t(ReadTiling<PermuteTiling>(tiling)), share(t.tokens), counters(RoundUp(t.experts, BLOCK_FLOATS))
     {
@@ -21,19 +21,20 @@ public:
         xGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ uint16_t*>(x), static_cast<uint64_t>(t.tokens) * t.width);
         chosenGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t*>(chosen), copies);
         rowsGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ uint16_t*>(rows), copies * t.width);
-        orderGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t*>(order), copies);
         placesGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t*>(places), copies);
         endsGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ int64_t*>(ends), t.experts);
         countsGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(workspace),
                                      static_cast<uint64_t>(GetBlockNum()) * counters);
 
-        pipe.InitBuffer(countQueue, 2, counters * sizeof(int32_t));
+        pipe.InitBuffer(countQueue, 2, t.counts * counters * sizeof(int32_t));
         pipe.InitBuffer(rowQueue, 2, RoundUp(t.chunk * sizeof(uint16_t), BLOCK_BYTES));
         pipe.InitBuffer(chosenBuffer, RoundUp(t.batch * t.k * sizeof(uint32_t), BLOCK_BYTES));
         pipe.InitBuffer(placeBuffer, RoundUp(t.batch * t.k * sizeof(uint32_t), BLOCK_BYTES));
-        pipe.InitBuffer(slotBuffer, t.batch * t.k * BLOCK_BYTES);
         pipe.InitBuffer(nextBuffer, counters * sizeof(int32_t));
         pipe.InitBuffer(totalBuffer, counters * sizeof(int32_t));
+        pipe.InitBuffer(scanBuffer, 2 * counters * sizeof(int32_t));
+        pipe.InitBuffer(shiftBuffer, counters * sizeof(int32_t));
+        pipe.InitBuffer(offsetBuffer, counters * sizeof(int32_t));
         pipe.InitBuffer(endBuffer, RoundUp(t.experts * sizeof(int64_t), BLOCK_BYTES));
     }
 
@@ -90,35 +91,68 @@ private:
     {
         LocalTensor<int32_t> before = nextBuffer.Get<int32_t>();
         LocalTensor<int32_t> totals = totalBuffer.Get<int32_t>();
+        LocalTensor<int32_t> ends = scanBuffer.Get<int32_t>()[counters];
         int32_t count = static_cast<int32_t>(counters);
         Duplicate(before, 0, count);
         Duplicate(totals, 0, count);
         PipeBarrier<PIPE_V>();
+        AddCounts(before, totals);
+        Scan(totals);
+        Add(before, before, ends, count);
+        if (GetBlockIdx() == 0) {
+            Cast(endBuffer.Get<int64_t>(), ends, RoundMode::CAST_NONE, t.experts);
+            Await<HardEvent::V_MTE3>();
+            CopyOut(endsGlobal, endBuffer.Get<int64_t>(), 1, t.experts);
+        }
+        PipeBarrier<PIPE_V>();
+        Sub(before, before, totals, count);
+        Await<HardEvent::V_S>();
+    }
+
+    // The counts of all blocks to `totals`, and of those before this one to `before`.
+    __aicore__ inline void AddCounts(const LocalTensor<int32_t>& before, const LocalTensor<int32_t>& totals)
+    {
+        int32_t count = static_cast<int32_t>(counters);
         uint32_t blocks = static_cast<uint32_t>(GetBlockNum());
         uint32_t index = static_cast<uint32_t>(GetBlockIdx());
-        for (uint32_t block = 0; block < blocks; ++block) {
+        for (uint32_t first = 0; first < blocks; first += t.counts) {
+            uint32_t some = Smaller(t.counts, blocks - first);
             LocalTensor<int32_t> theirs = countQueue.AllocTensor<int32_t>();
-            CopyIn(theirs, countsGlobal[static_cast<uint64_t>(block) * counters], 1, counters);
+            CopyIn(theirs, countsGlobal[static_cast<uint64_t>(first) * counters], 1, some * counters);
             countQueue.EnQue(theirs);
             theirs = countQueue.DeQue<int32_t>();
-            if (block < index) {
-                Add(before, before, theirs, count);
+            for (uint32_t i = 0; i < some; ++i) {
+                if (first + i < index) {
+                    Add(before, before, theirs[i * counters], count);
+                }
+                Add(totals, totals, theirs[i * counters], count);
+                PipeBarrier<PIPE_V>();
             }
-            Add(totals, totals, theirs, count);
-            PipeBarrier<PIPE_V>();
             countQueue.FreeTensor(theirs);
         }
-        Await<HardEvent::V_S>();
-        LocalTensor<int64_t> ends = endBuffer.Get<int64_t>();
-        int32_t end = 0;
-        for (uint32_t expert = 0; expert < t.experts; ++expert) {
-            before.SetValue(expert, before.GetValue(expert) + end);
-            end += totals.GetValue(expert);
-            ends.SetValue(expert, end);
-        }
-        if (index == 0) {
-            Await<HardEvent::S_MTE3>();
-            CopyOut(endsGlobal, ends, 1, t.experts);
+    }
+
+    // Where each expert's rows end: the running sum of `totals`, in the second half of `scanBuffer`. Each step adds what
+    // lies twice as far to the left; the first half is what lies to the left of all, zeros.
+    __aicore__ inline void Scan(const LocalTensor<int32_t>& totals)
+    {
+        LocalTensor<int32_t> zeros = scanBuffer.Get<int32_t>();
+        LocalTensor<int32_t> sums = zeros[counters];
+        LocalTensor<int32_t> shifted = shiftBuffer.Get<int32_t>();
+        LocalTensor<int32_t> offsets = offsetBuffer.Get<int32_t>();
+        int32_t count = static_cast<int32_t>(counters);
+        Duplicate(zeros, 0, count);
+        Adds(sums, totals, 0, count);
+        CreateVecIndex(offsets, 0, counters);
+        PipeBarrier<PIPE_V>();
+        Muls(offsets, offsets, static_cast<int32_t>(sizeof(int32_t)), count);
+        PipeBarrier<PIPE_V>();
+        for (uint32_t step = 1; step < counters; step *= 2) {
+            Gather(shifted, zeros, offsets.ReinterpretCast<uint32_t>(),
+                   static_cast<uint32_t>((counters - step) * sizeof(int32_t)), counters);
+            PipeBarrier<PIPE_V>();
+            Add(sums, sums, shifted, count);
+            PipeBarrier<PIPE_V>();
         }
     }
 
@@ -126,24 +160,17 @@ private:
     {
         LocalTensor<uint32_t> chosen = LoadChosen(token, tokens);
         LocalTensor<uint32_t> places = placeBuffer.Get<uint32_t>();
-        LocalTensor<uint32_t> slots = slotBuffer.Get<uint32_t>();
         LocalTensor<int32_t> next = nextBuffer.Get<int32_t>();
         // The batch before must have been written before its numbers change.
         Await<HardEvent::MTE3_S>();
-        uint32_t first = token * t.k;
         for (uint32_t i = 0; i < tokens * t.k; ++i) {
             uint32_t expert = Checked(chosen.GetValue(i));
             int32_t place = next.GetValue(expert);
             next.SetValue(expert, place + 1);
             places.SetValue(i, static_cast<uint32_t>(place));
-            // Copies start at a block of local memory, so that each number has one to itself.
-            slots.SetValue(i * BLOCK_FLOATS, first + i);
         }
         Await<HardEvent::S_MTE3>();
-        CopyOut(placesGlobal[first], places, 1, tokens * t.k);
-        for (uint32_t i = 0; i < tokens * t.k; ++i) {
-            CopyOut(orderGlobal[places.GetValue(i)], slots[i * BLOCK_FLOATS], 1, 1);
-        }
+        CopyOut(placesGlobal[static_cast<uint64_t>(token) * t.k], places, 1, tokens * t.k);
         for (uint32_t i = 0; i < tokens; ++i) {
             for (uint32_t column = 0; column < t.width; column += t.chunk) {
                 Copy(token + i, places[i * t.k], column, Smaller(t.chunk, t.width - column));
@@ -170,10 +197,11 @@ private:
     TPipe pipe;
     TQue<TPosition::VECIN, 2> countQueue;
     TQueBind<TPosition::VECIN, TPosition::VECOUT, 2> rowQueue;
-    TBuf<TPosition::VECCALC> nextBuffer, totalBuffer, endBuffer, placeBuffer, slotBuffer;
+    TBuf<TPosition::VECCALC> nextBuffer, totalBuffer, scanBuffer, shiftBuffer, offsetBuffer, endBuffer;
+    TBuf<TPosition::VECCALC> placeBuffer;
     TBuf<TPosition::VECIN> chosenBuffer;
     GlobalTensor<uint16_t> xGlobal, rowsGlobal;
-    GlobalTensor<uint32_t> chosenGlobal, orderGlobal, placesGlobal;
+    GlobalTensor<uint32_t> chosenGlobal, placesGlobal;
     GlobalTensor<int64_t> endsGlobal;
     GlobalTensor<int32_t> countsGlobal;
 };
@@ -181,9 +209,9 @@ private:
 } // namespace
 
 // Rows of 16-bit words, whatever they hold.
-extern "C" __global__ __aicore__ void permute_b16(GM_ADDR x, GM_ADDR chosen, GM_ADDR rows, GM_ADDR order, GM_ADDR places,
-                                                  GM_ADDR ends, GM_ADDR workspace, GM_ADDR tiling)
+extern "C" __global__ __aicore__ void permute_b16(GM_ADDR x, GM_ADDR chosen, GM_ADDR rows, GM_ADDR places, GM_ADDR ends,
+                                                  GM_ADDR workspace, GM_ADDR tiling)
 {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-    Permute(x, chosen, rows, order, places, ends, workspace, tiling).Process();
+    Permute(x, chosen, rows, places, ends, workspace, tiling).Process();
 }

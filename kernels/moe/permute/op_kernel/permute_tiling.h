@@ -9,4 +9,5 @@ struct PermuteTiling {
     uint32_t width;
     uint32_t chunk;        // columns that are copied at a time
     uint32_t batch;        // tokens whose choices are in local memory at a time
+    uint32_t counts;       // blocks whose counts are
 };

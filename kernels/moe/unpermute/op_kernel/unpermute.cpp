@@ -20,7 +20,7 @@ public:
         weightsGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(weights), copies);
         outGlobal.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out), static_cast<uint64_t>(t.tokens) * t.width);
 
-        pipe.InitBuffer(rowQueue, 2, RoundUp(t.chunk * sizeof(T), BLOCK_BYTES));
+        pipe.InitBuffer(rowQueue, AHEAD, RoundUp(t.chunk * sizeof(T), BLOCK_BYTES));
         pipe.InitBuffer(outQueue, 2, RoundUp(t.chunk * sizeof(T), BLOCK_BYTES));
         pipe.InitBuffer(wideBuffer, RoundUp(t.chunk, LANES) * sizeof(float));
         pipe.InitBuffer(sumBuffer, RoundUp(t.chunk, LANES) * sizeof(float));
@@ -31,20 +31,21 @@ public:
     // Pieces are numbered token by token.
     __aicore__ inline void Process()
     {
-        uint32_t loadedUntil = 0;
-        uint32_t loadedFrom = 0;
-        for (uint32_t piece = share.first; piece < share.first + share.count; ++piece) {
-            uint32_t token = piece / t.chunks;
-            if (token >= loadedUntil) {
-                loadedFrom = token;
-                loadedUntil = Smaller(token + t.batch, t.tokens);
-                LoadChoices(token, loadedUntil - token);
-            }
-            Piece(token, (token - loadedFrom) * t.k, piece % t.chunks * t.chunk);
+        uint32_t end = share.first + share.count;
+        for (uint32_t piece = share.first; piece < end;) {
+            firstToken = piece / t.chunks;
+            uint32_t lastToken = Smaller(firstToken + t.batch - 1, (end - 1) / t.chunks);
+            LoadChoices(firstToken, lastToken - firstToken + 1);
+            uint32_t until = Smaller(end, (lastToken + 1) * t.chunks);
+            Pieces(piece, until - piece);
+            piece = until;
         }
     }
 
 private:
+    // Rows on their way: a copy takes long to arrive, whatever its size.
+    static constexpr uint32_t AHEAD = 4;
+
     __aicore__ inline void LoadChoices(uint32_t token, uint32_t tokens)
     {
         uint64_t at = static_cast<uint64_t>(token) * t.k;
@@ -54,47 +55,73 @@ private:
         Await<HardEvent::MTE2_S>();
     }
 
-    __aicore__ inline void Piece(uint32_t token, uint32_t choice, uint32_t column)
+    // A step adds one choice's part of a piece.
+    __aicore__ inline void Pieces(uint32_t first, uint32_t count)
     {
-        uint32_t length = Smaller(t.chunk, t.width - column);
-        uint32_t count = RoundUp(length, BLOCK_BYTES / sizeof(T));
+        uint32_t loaded = 0;
+        for (uint32_t step = 0; step < count * t.k; ++step) {
+            for (; loaded < Smaller(step + AHEAD, count * t.k); ++loaded) {
+                Load(first + loaded / t.k, loaded % t.k);
+            }
+            Accumulate(first + step / t.k, step % t.k);
+        }
+    }
+
+    __aicore__ inline uint32_t LengthOf(uint32_t piece)
+    {
+        return Smaller(t.chunk, t.width - piece % t.chunks * t.chunk);
+    }
+
+    __aicore__ inline uint32_t ChoiceOf(uint32_t piece, uint32_t j)
+    {
+        return (piece / t.chunks - firstToken) * t.k + j;
+    }
+
+    __aicore__ inline void Load(uint32_t piece, uint32_t j)
+    {
+        uint32_t place = placeBuffer.Get<uint32_t>().GetValue(ChoiceOf(piece, j));
+        if (place >= t.tokens * t.k) {
+            Trap();
+        }
+        LocalTensor<T> row = rowQueue.template AllocTensor<T>();
+        uint64_t at = static_cast<uint64_t>(place) * t.width + piece % t.chunks * t.chunk;
+        CopyIn(row, yGlobal[at], 1, LengthOf(piece));
+        rowQueue.EnQue(row);
+    }
+
+    __aicore__ inline void Accumulate(uint32_t piece, uint32_t j)
+    {
         LocalTensor<float> sum = sumBuffer.Get<float>();
         LocalTensor<float> wide = wideBuffer.Get<float>();
-        for (uint32_t j = 0; j < t.k; ++j) {
-            uint32_t place = placeBuffer.Get<uint32_t>().GetValue(choice + j);
-            if (place >= t.tokens * t.k) {
-                Trap();
-                place = 0; // A twin goes on, and must not read elsewhere.
-            }
-            LocalTensor<T> row = rowQueue.template AllocTensor<T>();
-            CopyIn(row, yGlobal[static_cast<uint64_t>(place) * t.width + column], 1, length);
-            rowQueue.EnQue(row);
-            row = rowQueue.template DeQue<T>();
-            Widen(wide, row, count);
-            PipeBarrier<PIPE_V>();
-            rowQueue.FreeTensor(row);
-            float weight = weightBuffer.Get<float>().GetValue(choice + j);
-            Muls(wide, wide, weight, static_cast<int32_t>(count));
-            PipeBarrier<PIPE_V>();
-            if (j == 0) {
-                Muls(sum, wide, 1.0f, static_cast<int32_t>(count));
-            } else {
-                Add(sum, sum, wide, static_cast<int32_t>(count));
-            }
-            PipeBarrier<PIPE_V>();
+        int32_t count = static_cast<int32_t>(RoundUp(LengthOf(piece), BLOCK_BYTES / sizeof(T)));
+        float weight = weightBuffer.Get<float>().GetValue(ChoiceOf(piece, j));
+        LocalTensor<T> row = rowQueue.template DeQue<T>();
+        Widen(wide, row, count);
+        PipeBarrier<PIPE_V>();
+        rowQueue.FreeTensor(row);
+        if (j == 0) {
+            Muls(sum, wide, weight, count);
+        } else {
+            Axpy(sum, wide, weight, count);
         }
-        LocalTensor<T> out = outQueue.template AllocTensor<T>();
-        Narrow(out, sum, count);
-        outQueue.EnQue(out);
-        out = outQueue.template DeQue<T>();
-        CopyOut(outGlobal[static_cast<uint64_t>(token) * t.width + column], out, 1, length);
-        outQueue.FreeTensor(out);
+        PipeBarrier<PIPE_V>();
+        if (j + 1 == t.k) {
+            LocalTensor<T> out = outQueue.template AllocTensor<T>();
+            Narrow(out, sum, count);
+            PipeBarrier<PIPE_V>();
+            outQueue.EnQue(out);
+            out = outQueue.template DeQue<T>();
+            uint64_t at = static_cast<uint64_t>(piece / t.chunks) * t.width + piece % t.chunks * t.chunk;
+            CopyOut(outGlobal[at], out, 1, LengthOf(piece));
+            outQueue.FreeTensor(out);
+        }
     }
 
     UnpermuteTiling t;
     Share share;
+    uint32_t firstToken; // whose places and weights come first in local memory
     TPipe pipe;
-    TQue<TPosition::VECIN, 2> rowQueue;
+    TQue<TPosition::VECIN, AHEAD> rowQueue;
     TQue<TPosition::VECOUT, 2> outQueue;
     TBuf<TPosition::VECCALC> wideBuffer, sumBuffer;
     TBuf<TPosition::VECIN> placeBuffer, weightBuffer;

@@ -20,7 +20,7 @@ pub use attention::{Heads, Sight, attention, attention_by};
 pub use attention_grad::{Attended, AttentionGrads, attention_grads};
 pub use float::Float;
 pub use forms::{Decayed, Form};
-pub use packed::{Matrix, multiply};
+pub use packed::{Matrix, multiply, transposed};
 pub use product::{product, product_by, weighted_sums, weighted_sums_by};
 pub use rows::Rows;
 pub use team::{share, share_chunks};

@@ -1,6 +1,6 @@
 //! Products of `f32` matrices of many rows, by the `gemm` library, which packs both operands for the processor's caches.
 
-use crate::team::{share, threads};
+use crate::team::{share, share_chunks, threads};
 
 /// Multiplications from which a product is worth sharing among threads.
 const PARALLEL: usize = 1 << 16;
@@ -148,6 +148,29 @@ pub fn multiply<'a>(batch: usize, operands: impl Fn(usize) -> (Matrix<'a>, Matri
     });
 }
 
+/// Side of the squares that are turned at once: two of them stay in the first-level cache.
+const SQUARE: usize = 32;
+
+/// The columns of `rows` rows of `columns` elements, `down` apart, one after the other. Panics where a row reaches outside
+/// of `data`.
+pub fn transposed<T: Copy + Default + Send + Sync>(data: &[T], (rows, columns): (usize, usize), down: usize) -> Vec<T> {
+    let mut out = vec![T::default(); rows * columns];
+    if out.is_empty() {
+        return out;
+    }
+    assert!((rows - 1) * down + columns <= data.len(), "{rows} rows of {columns}, {down} apart: {}", data.len());
+    share_chunks(&mut out, SQUARE * rows, |task, out| {
+        let width = out.len() / rows;
+        for start in (0..rows).step_by(SQUARE) {
+            for row in start..rows.min(start + SQUARE) {
+                let from = &data[row * down + task * SQUARE..][..width];
+                from.iter().enumerate().for_each(|(column, value)| out[column * rows + row] = *value);
+            }
+        }
+    });
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +209,18 @@ mod tests {
                         "{batch} of {rows}x{inner}x{columns}, turned {a_turned} {b_turned}, at {at}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_transpose_turns_rows_that_lie_apart() {
+        for (rows, columns, down) in [(1, 1, 1), (3, 70, 71), (100, 33, 40), (0, 4, 4)] {
+            let data = values(rows * down, 3);
+            let turned = transposed(&data, (rows, columns), down);
+            assert_eq!(turned.len(), rows * columns);
+            for (at, value) in turned.iter().enumerate() {
+                assert_eq!(*value, data[at % rows * down + at / rows], "{rows} by {columns}, {down} apart, at {at}");
             }
         }
     }

@@ -12,6 +12,8 @@ use std::borrow::Cow;
 const PARALLEL: usize = 1 << 16;
 /// Rows from which a product of `f32` is worth packing its operands.
 const PACKED: usize = 32;
+/// Elements of a row that are multiplied at a time where there are many rows.
+const DEEPEST: usize = 2048;
 /// Bytes of `x` that are multiplied at a time, so that they stay in the second-level cache while `W` streams by.
 const RESIDENT: usize = 5 << 18;
 /// Columns of one task are a multiple of this, which is a multiple of every form's tile.
@@ -27,7 +29,24 @@ pub fn product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, bias: 
     {
         return packed(x.over(x32), weight.over(w32), bias, y32);
     }
+    if x.count >= PACKED && x.width > DEEPEST && x.width == weight.width {
+        return by_depth(x, weight, bias, y);
+    }
     product_by(Form::fastest(), x, weight, bias, y);
+}
+
+/// The product of rows so long that few of them stay in the cache: a part of their length at a time for all of them.
+fn by_depth<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, bias: Option<&[Y]>, y: &mut [Y]) {
+    assert!(bias.is_none_or(|bias| bias.len() == weight.count), "the bias of a product has another size");
+    let bias = bias.map_or_else(|| vec![0f32; weight.count].into(), widened);
+    let mut sums: Vec<f32> = bias.iter().copied().cycle().take(x.count * weight.count).collect();
+    let mut part = vec![0f32; sums.len()];
+    for start in (0..x.width).step_by(DEEPEST) {
+        let count = DEEPEST.min(x.width - start);
+        product_by(Form::fastest(), x.columns(start, count), weight.columns(start, count), None, &mut part);
+        sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += part);
+    }
+    Y::round_slice(&sums, y);
 }
 
 /// The product of `f32` operands that are worth packing.

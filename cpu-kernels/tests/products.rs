@@ -1,7 +1,7 @@
 //! Every form of the product against plain `f64` loops, at shapes that fill no register and no tile.
 
 use half::{bf16, f16};
-use npu_cpu_kernels::{Float, Form, Rows, product_by, share, share_chunks, weighted_sums_by};
+use npu_cpu_kernels::{Float, Form, Rows, product, product_by, share, share_chunks, weighted_sums_by};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -26,16 +26,24 @@ fn values<T: Float>(rng: &mut StdRng, count: usize) -> Vec<T> {
     (0..count).map(|_| T::round(rng.random_range(-1.0..1.0))).collect()
 }
 
+/// How a product is computed: by a form, or as it is at once chosen for its type and sizes.
+type Multiply<T> = dyn Fn(Rows<T>, Rows<T>, Option<&[f32]>, &mut [f32]);
+
 /// Compares `x·Wᵀ + bias` of one type in one form; rows lie `gap` elements further apart than they are long.
 fn agrees<T: Float>(form: Form, seed: u64, gap: usize) {
+    let by_form = move |x: Rows<T>, w: Rows<T>, bias: Option<&[f32]>, y: &mut [f32]| product_by(form, x, w, bias, y);
+    compare(&format!("{form:?}"), &by_form, &SHAPES, seed, gap);
+}
+
+fn compare<T: Float>(name: &str, multiply: &Multiply<T>, shapes: &[(usize, usize, usize)], seed: u64, gap: usize) {
     let mut rng = StdRng::seed_from_u64(seed);
-    for (rows, inner, outputs) in SHAPES {
+    for &(rows, inner, outputs) in shapes {
         let stride = inner + gap;
         let (x, w) = (values::<T>(&mut rng, rows * stride), values::<T>(&mut rng, outputs * stride));
         let bias = values::<f32>(&mut rng, outputs);
         let mut y = vec![f32::NAN; rows * outputs];
         let (x_rows, w_rows) = (Rows::strided(&x, rows, inner, stride), Rows::strided(&w, outputs, inner, stride));
-        product_by(form, x_rows, w_rows, Some(&bias), &mut y);
+        multiply(x_rows, w_rows, Some(&bias), &mut y);
         for (index, got) in y.into_iter().enumerate() {
             let (row, col) = (index / outputs, index % outputs);
             let terms = (0..inner).map(|k| x[row * stride + k].widen() as f64 * w[col * stride + k].widen() as f64);
@@ -44,8 +52,19 @@ fn agrees<T: Float>(form: Form, seed: u64, gap: usize) {
             // are not fused) is off by at most 2^-24 of what the terms' sizes add up to.
             let tolerance = (2 * inner + 2) as f64 * 2f64.powi(-24) * size;
             let off = (got as f64 - sum).abs();
-            assert!(off <= tolerance, "{form:?} {rows}x{inner}x{outputs} ({row}, {col}): {got}, wanted {sum}");
+            assert!(off <= tolerance, "{name} {rows}x{inner}x{outputs} ({row}, {col}): {got}, wanted {sum}");
         }
+    }
+}
+
+#[test]
+fn products_of_many_rows_agree_with_the_definition() {
+    // Packed (F32), and by parts of the depth (16-bit types): a part and some more, and less than one.
+    let shapes = [(32, 5000, 7), (70, 2049, 65), (33, 100, 200)];
+    for gap in [0, 5] {
+        compare::<f32>("f32", &product, &shapes, 1, gap);
+        compare::<bf16>("bf16", &product, &shapes, 2, gap);
+        compare::<f16>("f16", &product, &shapes, 3, gap);
     }
 }
 

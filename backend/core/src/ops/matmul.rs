@@ -5,7 +5,7 @@ use super::{Operator, Spec};
 use crate::autograd::{Gradient, wanted};
 use crate::{CpuStorage, DType, Error, Layout, Operand, Result, Shape, Storage, Tensor};
 use half::bf16;
-use npu_cpu_kernels::{Matrix, Rows, multiply, product};
+use npu_cpu_kernels::{Matrix, Rows, multiply, product, transposed};
 
 /// Product of the matrices in the last two dimensions, leading dimensions being equal batches.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl Operator<2> for MatMul {
     }
 
     fn launch(&self, [lhs, rhs]: [Operand<'_>; 2]) -> Result<Storage> {
-        let ours = rows_lie_together(lhs.layout) && columns_lie_together(rhs.layout);
+        let ours = dense_one_way(lhs.layout) && dense_one_way(rhs.layout);
         match (lhs.storage, rhs.storage) {
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(CpuStorage::BF16(_))) if ours => dots(lhs, rhs),
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(_)) => widened(lhs, rhs),
@@ -54,13 +54,9 @@ impl Operator<2> for MatMul {
     }
 }
 
-fn rows_lie_together(layout: &Layout) -> bool {
-    layout.stride().last() == Some(&1)
-}
-
-/// As in the transpose of a weight.
-fn columns_lie_together(layout: &Layout) -> bool {
-    layout.stride()[layout.dims().len() - 2] == 1
+/// Whether the elements of a row lie together, or those of a column, as in the transpose of a weight.
+fn dense_one_way(layout: &Layout) -> bool {
+    layout.stride().iter().rev().take(2).any(|&stride| stride == 1)
 }
 
 /// A row-major copy of a matrix that candle's product on GPUs does not read as it lies; none of one that it does.
@@ -88,16 +84,30 @@ fn evenly_spaced(layout: &Layout) -> bool {
     even && (ordered(0, 1) || ordered(1, 0))
 }
 
-/// A product of BF16 on the CPU, whose operands hold what is summed over without gaps.
+/// A product of BF16 on the CPU. What is summed over must lie without gaps in both operands: one that holds it otherwise is
+/// turned first, which costs little beside multiplying many rows.
 fn dots(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
     let (batch, rows, columns, inner) = bmnk(lhs.layout, rhs.layout);
     let (l, r) = (elements::<bf16>(lhs.storage, lhs.layout)?, elements::<bf16>(rhs.storage, rhs.layout)?);
     let rank = lhs.layout.dims().len();
-    let (l_stride, r_stride) = (lhs.layout.stride()[rank - 2], rhs.layout.stride()[rank - 1]);
+    let strides = |layout: &Layout| (layout.stride()[rank - 2], layout.stride()[rank - 1]);
+    let ((l_down, l_across), (r_down, r_across)) = (strides(lhs.layout), strides(rhs.layout));
     let mut out = vec![bf16::ZERO; batch * rows * columns];
-    for (index, out) in out.chunks_exact_mut(rows * columns).enumerate() {
-        let left = Rows::strided(&l[matrix_start(lhs.layout, index)..], rows, inner, l_stride);
-        let right = Rows::strided(&r[matrix_start(rhs.layout, index)..], columns, inner, r_stride);
+    let (mut turned_l, mut turned_r);
+    for (index, out) in out.chunks_exact_mut((rows * columns).max(1)).enumerate() {
+        let (l, r) = (&l[matrix_start(lhs.layout, index)..], &r[matrix_start(rhs.layout, index)..]);
+        let left = if l_across == 1 {
+            Rows::strided(l, rows, inner, l_down)
+        } else {
+            turned_l = transposed(l, (inner, rows), l_across);
+            Rows::new(&turned_l, rows, inner)
+        };
+        let right = if r_down == 1 {
+            Rows::strided(r, columns, inner, r_across)
+        } else {
+            turned_r = transposed(r, (inner, columns), r_down);
+            Rows::new(&turned_r, columns, inner)
+        };
         product(left, right, None, out);
     }
     Ok(Storage::Cpu(CpuStorage::BF16(out)))

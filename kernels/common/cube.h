@@ -57,7 +57,8 @@ __aicore__ inline uint32_t RowsOf(uint32_t rows)
     return rows == 1 ? 2 : rows;
 }
 
-// Columns of fractals `first..first + depth` of a tile in L1, `rows` fractals high, as the left operand.
+// Columns of fractals `first..first + depth` of a tile in L1, `rows` fractals high, as the left operand. A tile that begins
+// some rows further down is `from` moved by as many fractals.
 template <typename T>
 __aicore__ inline void LoadLeft(const LocalTensor<T>& to, const LocalTensor<T>& from, uint32_t tall, uint32_t rows,
                                 uint32_t first, uint32_t depth)

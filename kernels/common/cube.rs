@@ -5,6 +5,8 @@ pub const L1: usize = 512 * 1024;
 pub const L0A: usize = 64 * 1024;
 pub const L0B: usize = 64 * 1024;
 pub const L0C: usize = 128 * 1024;
+/// Bytes of a vector core's local memory; the attention kernels use no instruction that keeps a part of it.
+pub const UB: usize = 192 * 1024;
 
 /// Rows and columns of a fractal of a sum.
 pub const SIDE: usize = 16;

@@ -21,6 +21,12 @@ pub mod flash_attention;
 pub mod gating;
 #[path = "../moe/grouped_matmul/op_host/mod.rs"]
 pub mod grouped_matmul;
+#[path = "../attention/mla_decode/op_host/mod.rs"]
+pub mod mla_decode;
+#[path = "../attention/common/paged.rs"]
+pub mod paged;
+#[path = "../attention/paged_decode/op_host/mod.rs"]
+pub mod paged_decode;
 #[path = "../moe/permute/op_host/mod.rs"]
 pub mod permute;
 #[path = "../common/plan.rs"]

@@ -1,7 +1,7 @@
 //! What the hosts of the attention kernels share: the tiles of flash.h and softmax.h, and what they take.
 
-use crate::cube::{Footprint, L0A, L0B, L0C, L1, SIDE, WIDEST_ROW};
-use crate::plan::{Float, LOCAL};
+use crate::cube::{Footprint, L0A, L0B, L0C, L1, SIDE, UB, WIDEST_ROW};
+use crate::plan::Float;
 
 #[path = "../reference.rs"]
 pub mod reference;
@@ -23,13 +23,12 @@ impl Strides {
 
 /// Query rows of a task, keys of a step, and the greatest width of a head.
 pub const TASK_ROWS: usize = 128;
-pub const KEYS: usize = 512;
+pub const KEYS: usize = 384;
 pub const WIDEST: usize = 256;
-/// Keys in L1 at a time; columns of the result and elements of a row in L0; rows that a vector core takes at a time.
+/// Keys in L1 at a time; columns of the result and elements of a row in L0.
 const KEYS_AT_HAND: usize = 128;
 const COLUMNS: usize = 128;
 const DEPTH: usize = 128;
-const CHUNK_ROWS: usize = 16;
 /// Bytes of an element: F16 or BF16.
 const ELEMENT: usize = 2;
 
@@ -78,22 +77,29 @@ pub fn check_row(kernel: &str, which: &str, row: usize) -> Result<(), String> {
     Err(format!("{kernel}: rows of {which} lie {row} elements apart; it takes at most {WIDEST_ROW}"))
 }
 
-/// The bytes of workspace of one block: two slots each of scores (F32), weights and mixed values (F32).
+/// The bytes of workspace of one block: three slots of scores (F32), two each of weights and mixed values (F32).
 pub fn slots(value_width: usize) -> usize {
-    2 * (TASK_ROWS * KEYS * (4 + ELEMENT) + TASK_ROWS * value_width * 4)
+    TASK_ROWS * KEYS * (3 * 4 + 2 * ELEMENT) + 2 * TASK_ROWS * value_width * 4
 }
 
 /// What a kernel takes of each memory.
 pub fn footprint(width: usize, value_width: usize) -> [Footprint; 5] {
     let (rows, columns) = (TASK_ROWS / 2, COLUMNS.min(value_width));
-    let l1 = TASK_ROWS * width + KEYS_AT_HAND * width + TASK_ROWS * KEYS_AT_HAND + KEYS_AT_HAND * columns;
-    let queues = 2 * CHUNK_ROWS * KEYS * (4 + ELEMENT);
-    let ub = queues + rows * value_width * 4 + CHUNK_ROWS * KEYS / 2 * 4 + 8 * rows * 4 + CHUNK_ROWS * 32 + 256;
+    // Wide keys: one tile of queries, and half as many keys at hand.
+    let (tiles, at_hand) = if width > WIDEST { (1, KEYS_AT_HAND / 2) } else { (2, KEYS_AT_HAND) };
+    let l1 = tiles * TASK_ROWS * width + 2 * (at_hand * width + TASK_ROWS * KEYS_AT_HAND + KEYS_AT_HAND * columns);
+    let chunk = match value_width {
+        ..=128 => 32,
+        129..=256 => 16,
+        _ => 8,
+    };
+    let queues = chunk * (2 * 4 * KEYS.max(value_width) + (KEYS * ELEMENT).max((value_width + 16) * 4));
+    let ub = queues + chunk * KEYS / 2 * 4 + rows * value_width * 4 + 8 * rows * 4 + chunk * 32 + 256;
     [
-        Footprint { memory: "L1", bytes: 2 * ELEMENT * l1, of: L1 },
+        Footprint { memory: "L1", bytes: ELEMENT * l1, of: L1 },
         Footprint { memory: "L0A", bytes: 2 * TASK_ROWS * DEPTH * ELEMENT, of: L0A },
         Footprint { memory: "L0B", bytes: 2 * COLUMNS * DEPTH * ELEMENT, of: L0B },
         Footprint { memory: "L0C", bytes: 2 * TASK_ROWS * COLUMNS * 4, of: L0C },
-        Footprint { memory: "UB", bytes: ub, of: LOCAL },
+        Footprint { memory: "UB", bytes: ub, of: UB },
     ]
 }

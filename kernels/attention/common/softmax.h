@@ -4,26 +4,40 @@
 
 namespace npu {
 
-// Rows that a vector core has of a task, and rows that it takes at a time.
+// Rows that a vector core has of a task.
 constexpr uint32_t CORE_ROWS = TASK_ROWS / 2;
-constexpr uint32_t CHUNK_ROWS = 16;
+
+// Rows that it takes at a time: as many as local memory has room for beside the result.
+__aicore__ inline uint32_t ChunkRows(uint32_t valueWidth)
+{
+    return valueWidth <= 128 ? 32 : valueWidth <= 256 ? 16 : 8;
+}
+
+__aicore__ inline uint32_t Larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
 // The score of a key that a row does not see: its weight is zero beside any other's.
 constexpr float HIDDEN = -1.0e30f;
 
-using ResultQueue = TQue<TPosition::VECOUT, 2>;
+using ResultQueue = TQue<TPosition::VECOUT, 1>;
 
 template <typename T, typename Source>
 class VectorSide {
 public:
     __aicore__ inline VectorSide(TPipe& pipe, Source& from, const FlashShape& flashShape, const Slots<T>& workspace)
-        : source(from), shape(flashShape), slots(workspace), core(static_cast<uint32_t>(GetSubBlockIdx()))
+        : source(from), shape(flashShape), slots(workspace), core(static_cast<uint32_t>(GetSubBlockIdx())),
+          chunk(ChunkRows(flashShape.value_width))
     {
-        pipe.InitBuffer(inputs, 2, CHUNK_ROWS * KEYS * sizeof(float));
-        pipe.InitBuffer(outputs, 2, CHUNK_ROWS * KEYS * sizeof(T));
+        // Scores or mixed values; weights, or a result with two blocks a row beside it.
+        pipe.InitBuffer(inputs, 2, chunk * Larger(KEYS, shape.value_width) * sizeof(float));
+        uint32_t whole = (shape.value_width + 2 * BLOCK_FLOATS) * sizeof(float);
+        pipe.InitBuffer(outputs, 1, chunk * Larger(KEYS * sizeof(T), whole));
         pipe.InitBuffer(resultBuffer, CORE_ROWS * shape.value_width * sizeof(float));
-        pipe.InitBuffer(foldBuffer, CHUNK_ROWS * KEYS / 2 * sizeof(float));
+        pipe.InitBuffer(foldBuffer, chunk * KEYS / 2 * sizeof(float));
         pipe.InitBuffer(rowBuffer, ROW_VECTORS * CORE_ROWS * sizeof(float));
-        pipe.InitBuffer(spreadBuffer, CHUNK_ROWS * BLOCK_BYTES);
+        pipe.InitBuffer(spreadBuffer, chunk * BLOCK_BYTES);
         pipe.InitBuffer(scaleBuffer, LANES * sizeof(float));
         Duplicate(Scale(), shape.scale, static_cast<int32_t>(LANES));
         Duplicate(OfRow(0), 0.0f, static_cast<int32_t>(ROW_VECTORS * CORE_ROWS));
@@ -47,7 +61,7 @@ public:
                 Settle(before);
                 before = step;
                 before.valid = true;
-                step.slot ^= 1;
+                ++step.index;
             }
         }
         Settle(before);
@@ -83,8 +97,8 @@ private:
         }
         CrossCoreWaitFlag(SCORES_THERE);
         uint32_t count = RowCount(step.task);
-        for (uint32_t row = 0; row < count; row += CHUNK_ROWS) {
-            WeightsOf(step, row, Smaller(CHUNK_ROWS, count - row));
+        for (uint32_t row = 0; row < count; row += chunk) {
+            WeightsOf(step, row, Smaller(chunk, count - row));
         }
         CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_THERE);
     }
@@ -93,17 +107,17 @@ private:
     __aicore__ inline void WeightsOf(const Step& step, uint32_t row, uint32_t rows)
     {
         uint32_t width = RoundUp(step.keys, LANES);
-        uint32_t at = step.slot * Slots<T>::SCORES + (FirstRow(step.task) + row) * KEYS;
+        uint32_t at = (FirstRow(step.task) + row) * KEYS;
         LocalTensor<float> s = inputs.template AllocTensor<float>();
         DataCopyParams runs{static_cast<uint16_t>(rows), static_cast<uint16_t>(width / BLOCK_FLOATS),
                             static_cast<uint16_t>((KEYS - width) / BLOCK_FLOATS), 0};
-        DataCopy(s, slots.scores[at], runs);
+        DataCopy(s, slots.scores[step.ScoreSlot() * Slots<T>::SCORES + at], runs);
         inputs.EnQue(s);
         s = inputs.template DeQue<float>();
         Hide(step, s, row, rows, width);
 
         Fold<true>(Work(), s, rows, width);
-        NewGreatest(Greatest(step.parity)[row], Factor(step.slot)[row], rows);
+        NewGreatest(Greatest(step.parity)[row], Factor(step.Slot())[row], rows);
         // exp(score * scale - greatest), product and sum in one pass.
         BinaryRepeatParams shift{1, 1, 0, static_cast<uint8_t>(width / BLOCK_FLOATS), 0, 1};
         for (uint32_t column = 0; column < width; column += LANES) {
@@ -118,7 +132,7 @@ private:
         Fold<false>(Work(), s, rows, width);
         inputs.FreeTensor(s);
         LocalTensor<float> total = Total(step.parity)[row];
-        Mul(total, total, Factor(step.slot)[row], static_cast<int32_t>(rows));
+        Mul(total, total, Factor(step.Slot())[row], static_cast<int32_t>(rows));
         PipeBarrier<PIPE_V>();
         Add(total, total, Work(), static_cast<int32_t>(rows));
         PipeBarrier<PIPE_V>();
@@ -127,7 +141,7 @@ private:
         constexpr uint32_t BLOCK = BLOCK_BYTES / sizeof(T);
         DataCopyParams back{static_cast<uint16_t>(rows), static_cast<uint16_t>(width / BLOCK), 0,
                             static_cast<uint16_t>((KEYS - width) / BLOCK)};
-        DataCopy(slots.weights[at], p, back);
+        DataCopy(slots.weights[step.Slot() * Slots<T>::SCORES + at], p, back);
         outputs.FreeTensor(p);
     }
 
@@ -248,8 +262,8 @@ private:
         CrossCoreWaitFlag(MIXED_THERE);
         bool last = step.first + step.keys == step.task.keys;
         uint32_t count = RowCount(step.task);
-        for (uint32_t row = 0; row < count; row += CHUNK_ROWS) {
-            uint32_t rows = Smaller(CHUNK_ROWS, count - row);
+        for (uint32_t row = 0; row < count; row += chunk) {
+            uint32_t rows = Smaller(chunk, count - row);
             AddMixed(step, row, rows);
             if (last) {
                 Divide(step, row, rows);
@@ -264,7 +278,7 @@ private:
     __aicore__ inline void AddMixed(const Step& step, uint32_t row, uint32_t rows)
     {
         uint32_t width = shape.value_width;
-        uint32_t first = step.slot * TASK_ROWS * width + (FirstRow(step.task) + row) * width;
+        uint32_t first = step.Slot() * TASK_ROWS * width + (FirstRow(step.task) + row) * width;
         LocalTensor<float> mixed = inputs.template AllocTensor<float>();
         DataCopy(mixed, slots.mixed[first], rows * width);
         inputs.EnQue(mixed);
@@ -273,7 +287,7 @@ private:
         if (step.first == 0) {
             Adds(result, mixed, 0.0f, static_cast<int32_t>(rows * width));
         } else {
-            SpreadRows(Factor(step.slot)[row], rows);
+            SpreadRows(Factor(step.Slot())[row], rows);
             uint8_t pitch = static_cast<uint8_t>(width / BLOCK_FLOATS);
             BinaryRepeatParams steps{1, 0, 1, pitch, 1, pitch};
             for (uint32_t column = 0; column < width; column += LANES) {
@@ -313,8 +327,8 @@ private:
     __aicore__ inline void Nothing(const Task& task)
     {
         uint32_t count = RowCount(task);
-        for (uint32_t row = 0; row < count; row += CHUNK_ROWS) {
-            uint32_t rows = Smaller(CHUNK_ROWS, count - row);
+        for (uint32_t row = 0; row < count; row += chunk) {
+            uint32_t rows = Smaller(chunk, count - row);
             Duplicate(Result(row), 0.0f, static_cast<int32_t>(rows * shape.value_width));
             Duplicate(Greatest(0)[row], HIDDEN, static_cast<int32_t>(rows));
             Duplicate(Total(0)[row], 0.0f, static_cast<int32_t>(rows));
@@ -327,6 +341,7 @@ private:
     FlashShape shape;
     Slots<T> slots;
     uint32_t core;
+    uint32_t chunk;
     TQue<TPosition::VECIN, 2> inputs;
     ResultQueue outputs;
     TBuf<TPosition::VECCALC> resultBuffer;
@@ -338,9 +353,9 @@ private:
 
 // Runs a kernel's source on both kinds of core.
 template <typename T, typename Source>
-__aicore__ inline void Attend(Source& source, const FlashShape& shape, const Slots<T>& slots, const GlobalTensor<T>& query)
+__aicore__ inline void Attend(TPipe& pipe, Source& source, const FlashShape& shape, const Slots<T>& slots,
+                              const GlobalTensor<T>& query)
 {
-    TPipe pipe;
     if ASCEND_IS_AIC {
         CubeSide<T, Source> side(pipe, source, shape, slots, query);
         side.Process();

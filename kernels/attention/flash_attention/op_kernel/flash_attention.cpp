@@ -127,7 +127,8 @@ __aicore__ inline void Run(GM_ADDR q, GM_ADDR k, GM_ADDR v, GM_ADDR lengths, GM_
     GlobalTensor<T> query;
     query.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(q));
     Dense<T> source(t, k, v, lengths, y);
-    Attend<T>(source, {t.width, t.value_width, FloatOfBits(t.scale_bits)}, Slots<T>(workspace, t.value_width), query);
+    TPipe pipe;
+    Attend<T>(pipe, source, {t.width, t.value_width, FloatOfBits(t.scale_bits)}, Slots<T>(workspace, t.value_width), query);
 }
 
 } // namespace

@@ -99,13 +99,15 @@ impl Generator {
             seconds: start.elapsed().as_secs_f64(),
             stored_bytes: loaded.stored_bytes,
             unused_tensors: loaded.unused,
+            notes: loaded.notes,
         };
         Ok(Self { model: loaded.model, tokenizer, template, generation, ends, device: device.clone(), load })
     }
 
     /// A model without a tokenizer, loaded in `seconds`: prompts are tokens, and answers have no text.
     pub fn without_text(loaded: Loaded, device: &Device, seconds: f64) -> Self {
-        let load = LoadStats { seconds, stored_bytes: loaded.stored_bytes, unused_tensors: loaded.unused };
+        let (stored_bytes, unused_tensors, notes) = (loaded.stored_bytes, loaded.unused, loaded.notes);
+        let load = LoadStats { seconds, stored_bytes, unused_tensors, notes };
         Self {
             model: loaded.model,
             tokenizer: Tokenizer::empty(),

@@ -13,7 +13,7 @@ fn model_of(context: usize, device: &Device) -> Box<dyn CausalLm> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/qwen2-tiny");
     let config = npu_models::Config::from_dir(&dir).expect("config.json");
     let config = npu_models::Config { max_position_embeddings: context, ..config };
-    let weights = npu_models::Weights::open(&dir).expect("weights");
+    let weights = npu_models::Weights::open(&dir, &config).expect("weights");
     npu_models::load_from(config, &weights, candle_ascend::DType::F32, device, &|_, _| {}).expect("the fixture").model
 }
 

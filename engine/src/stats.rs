@@ -15,6 +15,8 @@ pub struct LoadStats {
     pub stored_bytes: u64,
     /// Tensors of the files that the model has no use for.
     pub unused_tensors: Vec<String>,
+    /// What a user should know of how the weights are held, a line each.
+    pub notes: Vec<String>,
 }
 
 /// What one generation took. Rates are measured by the wall clock of this process, on the simulated NPU too.

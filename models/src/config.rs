@@ -5,6 +5,7 @@
 //! in silence can change the arithmetic, and a model that answers slightly wrong is worse than one that does not load.
 
 use crate::fields::Fields;
+use crate::fp8::Fp8;
 use crate::gguf::Gguf;
 use crate::mla::MlaConfig;
 use crate::moe::{self, Router};
@@ -46,6 +47,10 @@ pub struct Config {
     pub moe: Option<MoeConfig>,
     /// Latent attention, for architectures that have it; `head_dim` is then the width of the rotated part of a head.
     pub mla: Option<MlaConfig>,
+    /// Layers behind the last one that predict further tokens at once; they are not loaded.
+    pub further_predictions: usize,
+    /// How FP8 weights are scaled, where some are.
+    pub fp8: Option<Fp8>,
     /// Dtype that the weights were saved in, such as `bfloat16`.
     pub dtype: Option<String>,
     pub bos_token_id: Option<u32>,
@@ -175,18 +180,13 @@ impl Config {
     /// Parses and checks the text of a `config.json`.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut fields = Fields::parse(text)?;
-        if let Some(quantization) = fields.take("quantization_config") {
-            let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("of an unnamed kind");
-            bail!(
-                "the checkpoint is quantized ({method}), which is not supported yet; use the bf16, f16 or f32 checkpoint"
-            );
-        }
+        let fp8 = fields.take("quantization_config").map(Fp8::from_config).transpose()?;
         let model_type = fields.text("model_type")?;
+        let mut further_predictions = 0;
         let (moe, mla) = match model_type.as_deref() {
             Some("qwen3_moe") => (Some(moe::qwen3_moe(&mut fields)?), None),
             Some("deepseek_v3") => {
-                // The layers for predicting several tokens at once lie behind the last one and are not loaded.
-                fields.size_or_zero("num_nextn_predict_layers")?;
+                further_predictions = fields.size_or_zero("num_nextn_predict_layers")?.unwrap_or(0);
                 (Some(moe::deepseek_v3(&mut fields)?), Some(MlaConfig::from_fields(&mut fields)?))
             }
             _ => (None, None),
@@ -215,6 +215,8 @@ impl Config {
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
             moe,
             mla,
+            further_predictions,
+            fp8,
             dtype: dtype(&mut fields)?,
             bos_token_id: fields.token("bos_token_id")?,
             eos_token_ids: fields.tokens("eos_token_id")?,

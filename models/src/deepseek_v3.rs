@@ -1,6 +1,7 @@
 //! DeepSeek-V3 and R1: latent attention, and experts chosen by sigmoids within groups after the first dense layers.
 //!
-//! The layers for predicting several tokens at once, which follow the last one in the checkpoint, are not loaded.
+//! The layers for predicting several tokens at once, which follow the last one in the checkpoint, are not loaded; what loads it says
+//! so ([`crate::Loaded::notes`]).
 
 use crate::decoder::{Decoder, FeedForward, Layer, Mixer};
 use crate::mla::Mla;

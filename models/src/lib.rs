@@ -11,6 +11,7 @@ mod config;
 pub mod decoder;
 mod deepseek_v3;
 mod fields;
+mod fp8;
 mod generation_config;
 pub mod gguf;
 mod header;
@@ -32,6 +33,7 @@ pub use adapter::{Adapter, Dropout, Passes};
 pub use cache::Cache;
 pub use config::{Config, MoeConfig};
 pub use fields::Fields;
+pub use fp8::Fp8;
 pub use generation_config::GenerationConfig;
 pub use loader::{Loader, Source};
 pub use mla::MlaConfig;
@@ -138,6 +140,8 @@ pub struct Loaded {
     pub unused: Vec<String>,
     /// Bytes of the tensors as stored.
     pub stored_bytes: u64,
+    /// What a user should know of how they are held here, a line each.
+    pub notes: Vec<String>,
 }
 
 /// Loads the checkpoint at `path`, a folder in Hugging Face layout or a GGUF file, to `device`, computing in `dtype`; `progress`
@@ -180,7 +184,8 @@ fn open(path: &Path) -> Result<(Config, Weights)> {
     }
     let config = Config::from_dir(path)?;
     find(&config)?;
-    Ok((config, Weights::open(path)?))
+    let weights = Weights::open(path, &config)?;
+    Ok((config, weights))
 }
 
 fn build(config: Config, loader: &Loader) -> Result<Loaded> {
@@ -192,5 +197,6 @@ fn build(config: Config, loader: &Loader) -> Result<Loaded> {
         // Some checkpoints store the tied projection as well; it is the embedding.
         unused.retain(|name| name != "lm_head.weight");
     }
-    Ok(Loaded { model, dtype: loader.dtype(), unused, stored_bytes: loader.stored_bytes() })
+    let (stored_bytes, notes) = (loader.stored_bytes(), loader.notes());
+    Ok(Loaded { model, dtype: loader.dtype(), unused, stored_bytes, notes })
 }

@@ -41,10 +41,27 @@ pub trait Source {
 
     /// Puts the tensor `name` into `room` from row `offset` on; answers as [`Source::tensor`] the bytes held of it.
     fn place(&self, name: &str, shape: &[usize], room: &Tensor, offset: usize) -> Result<u64> {
-        let (part, bytes) = self.tensor(name, shape, room.dtype(), room.device())?;
-        room.slice_set(&part, 0, offset).with_context(|| format!("merging {name}"))?;
-        Ok(bytes)
+        put(self, name, shape, room, offset)
     }
+
+    /// What a user should know of tensors that are held in `dtype`, or in less room than any type takes, a line each.
+    fn notes(&self, dtype: Option<DType>) -> Vec<String> {
+        let _ = dtype;
+        Vec::new()
+    }
+}
+
+/// [`Source::place`] by a copy of the tensor.
+pub(crate) fn put(
+    source: &(impl Source + ?Sized),
+    name: &str,
+    shape: &[usize],
+    room: &Tensor,
+    offset: usize,
+) -> Result<u64> {
+    let (part, bytes) = source.tensor(name, shape, room.dtype(), room.device())?;
+    room.slice_set(&part, 0, offset).with_context(|| format!("merging {name}"))?;
+    Ok(bytes)
 }
 
 /// Brings tensors to a device, and remembers which were asked for.
@@ -151,6 +168,12 @@ impl<'a> Loader<'a> {
             ([name], [rows]) => self.tensor(name, &[*rows].into_iter().chain(columns).collect::<Vec<_>>()),
             _ => self.merged(names, rows, columns),
         }
+    }
+
+    /// What a user should know of how the tensors are held, a line each.
+    pub fn notes(&self) -> Vec<String> {
+        let packed = self.tuning.is_some_and(|tuning| tuning.held() == Held::Nf4);
+        self.source.notes((!packed).then_some(self.dtype))
     }
 
     fn note(&self, name: &str, bytes: u64) {

@@ -1,12 +1,13 @@
 //! Weights from safetensors, one file or shards with an index, or from a GGUF file: memory-mapped, checked before use.
 
 use crate::Config;
+use crate::fp8::{self, Fp8, SCALES};
 use crate::gguf::{self, Gguf};
 use crate::header;
-use crate::loader::Source;
+use crate::loader::{Source, put};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::acl::MappedFile;
-use candle_ascend::ops::{self, Blocks, Format, Weight};
+use candle_ascend::ops::{self, Blocks, Format, ScaledBlocks, Weight};
 use candle_ascend::{DType, Device, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
@@ -34,6 +35,8 @@ impl Shard {
 enum Kind {
     Float(DType),
     Blocks(Format),
+    /// E4M3, with scales in a tensor beside it.
+    Fp8,
     /// Not read: its name, and those of what is.
     Other(String, String),
 }
@@ -41,6 +44,8 @@ enum Kind {
 /// Where one tensor lies in its file, and how it is to be read.
 struct Entry {
     kind: Kind,
+    /// The type's name in safetensors.
+    stored: Option<Dtype>,
     shape: Vec<usize>,
     range: Range<usize>,
     /// The rows of each of so many heads are stored with the two halves interleaved: first of one half, first of the other.
@@ -83,12 +88,15 @@ impl Entry {
 pub struct Weights {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, (usize, Entry)>,
+    fp8: Option<Fp8>,
+    /// What to tell of tensors that were set aside.
+    aside: Option<String>,
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `dir`.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let mut weights = Weights { shards: Vec::new(), tensors: BTreeMap::new() };
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `dir`, whose `config.json` is `config`.
+    pub fn open(dir: &Path, config: &Config) -> Result<Self> {
+        let mut weights = Weights { shards: Vec::new(), tensors: BTreeMap::new(), fp8: config.fp8, aside: None };
         if dir.join(SINGLE).exists() {
             weights.add_shard(&dir.join(SINGLE))?;
         } else if dir.join(INDEX).exists() {
@@ -99,7 +107,26 @@ impl Weights {
                 if pickled { "; it has a pytorch_model.bin, which must be saved as safetensors first" } else { "" };
             bail!("{} has neither {SINGLE} nor {INDEX}{hint}", dir.display());
         }
+        weights.set_aside(config);
         Ok(weights)
+    }
+
+    /// Forgets the layers behind the last one, which predict further tokens, and remembers to say so.
+    fn set_aside(&mut self, config: &Config) {
+        let first = config.num_hidden_layers;
+        let further = first..first.saturating_add(config.further_predictions);
+        let layer_of = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+        let mut layers = BTreeSet::new();
+        let before = self.tensors.len();
+        self.tensors.retain(|name, _| {
+            let Some(layer) = layer_of(name).filter(|layer| further.contains(layer)) else { return true };
+            layers.insert(format!("model.layers.{layer}"));
+            false
+        });
+        let names = Vec::from_iter(layers).join(", ");
+        let count = before - self.tensors.len();
+        self.aside =
+            (count > 0).then(|| format!("not loaded: {names}, {count} tensors for predicting further tokens at once"));
     }
 
     fn open_sharded(&mut self, dir: &Path) -> Result<()> {
@@ -139,9 +166,13 @@ impl Weights {
             if let Some((other, _)) = self.tensors.get(&name) {
                 bail!("tensor {name} lies in both {} and {}", self.shards[*other].path.display(), path.display());
             }
-            let other = || Kind::Other(format!("{:?}", entry.dtype), "F32, F16, BF16 or F64".into());
-            let kind = float_dtype(entry.dtype).map_or_else(other, Kind::Float);
-            let entry = Entry { kind, shape: entry.shape, range: entry.range, interleaved: None };
+            let other = || Kind::Other(format!("{:?}", entry.dtype), "F32, F16, BF16, F64 or F8_E4M3".into());
+            let kind = match entry.dtype {
+                Dtype::F8_E4M3 => Kind::Fp8,
+                dtype => float_dtype(dtype).map_or_else(other, Kind::Float),
+            };
+            let (stored, shape, range) = (Some(entry.dtype), entry.shape, entry.range);
+            let entry = Entry { kind, stored, shape, range, interleaved: None };
             self.tensors.insert(name, (shard, entry));
         }
         self.shards.push(Shard { path: path.to_owned(), bytes });
@@ -158,18 +189,15 @@ impl Weights {
                 gguf::Kind::Blocks(format) => Kind::Blocks(format),
                 gguf::Kind::Other(name) => Kind::Other(name.into(), gguf::supported()),
             };
-            (name, (0, Entry { kind, shape, range, interleaved }))
+            (name, (0, Entry { kind, stored: None, shape, range, interleaved }))
         });
-        Weights { tensors: tensors.collect(), shards: vec![Shard { path, bytes }] }
+        Weights { tensors: tensors.collect(), shards: vec![Shard { path, bytes }], fp8: None, aside: None }
     }
 
     /// The tensor `name`, which must have `shape`.
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&Shard, &Entry)> {
         let Some((shard, entry)) = self.tensors.get(name) else {
-            let files = self.shards.len();
-            let place = self.shards.first().map(|shard| shard.path.display().to_string()).unwrap_or_default();
-            let others = if files > 1 { format!(" and {} more files", files - 1) } else { String::new() };
-            bail!("tensor {name} is missing in {place}{others}");
+            bail!("tensor {name} is missing in {}", self.places());
         };
         let shard = &self.shards[*shard];
         ensure!(
@@ -180,19 +208,88 @@ impl Weights {
         );
         Ok((shard, entry))
     }
+
+    /// The files.
+    fn places(&self) -> String {
+        let files = self.shards.len();
+        let place = self.shards.first().map(|shard| shard.path.display().to_string()).unwrap_or_default();
+        let others = if files > 1 { format!(" and {} more files", files - 1) } else { String::new() };
+        place + &others
+    }
+
+    /// The scales of the FP8 matrix `name` `[rows, columns]`, and their bytes in the files.
+    fn scales(&self, name: &str, shard: &Shard, shape: &[usize]) -> Result<(Fp8, Vec<f32>, u64)> {
+        let place = shard.path.display();
+        let Some(fp8) = self.fp8 else {
+            bail!(
+                "{place}: tensor {name} is stored as F8_E4M3, and config.json has no quantization_config, which says what \
+                 its numbers are scaled by"
+            )
+        };
+        let &[rows, columns] = shape else {
+            bail!("{place}: tensor {name} of shape {shape:?} is stored as F8_E4M3, which is read of matrices only")
+        };
+        let of = format!("{name}{SCALES}");
+        let Some((other, entry)) = self.tensors.get(&of) else {
+            bail!("{place}: tensor {name} is stored as F8_E4M3, and its scales {of} are missing in {}", self.places())
+        };
+        let (wanted, [height, width]) = (fp8.grid(rows, columns), fp8.block);
+        let other = &self.shards[*other];
+        let place = other.path.display();
+        ensure!(
+            entry.shape == wanted,
+            "{place}: tensor {of} has shape {:?}, wanted {wanted:?}: a scale for each block of {height} x {width} of {name} \
+             {shape:?}",
+            entry.shape
+        );
+        let bytes = &other.bytes.bytes()[entry.range.clone()];
+        let scales = entry.stored.map_or(Err(""), |stored| fp8::scales(stored, bytes));
+        let scales = match scales {
+            Ok(scales) => scales,
+            Err(wanted) => {
+                let stored = entry.stored.map_or_else(String::new, |stored| format!("{stored:?}"));
+                bail!("{place}: tensor {of} is stored as {stored}, wanted {wanted}")
+            }
+        };
+        if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {
+            let at = [at / wanted[1], at % wanted[1]];
+            bail!("{place}: tensor {of} is not finite at {at:?}, wanted a scale: the file is corrupt")
+        }
+        Ok((fp8, scales, entry.range.len() as u64))
+    }
+
+    /// Whether `name` is of scales, which are read with their matrix.
+    fn is_scales(&self, name: &str) -> bool {
+        let matrix = name.strip_suffix(SCALES).and_then(|matrix| self.tensors.get(matrix));
+        matrix.is_some_and(|(_, entry)| matches!(entry.kind, Kind::Fp8))
+    }
 }
 
 impl Source for Weights {
     fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
+        self.tensors.keys().filter(|name| !self.is_scales(name)).cloned().collect()
     }
 
     fn stored_bytes(&self) -> u64 {
         self.tensors.values().map(|(_, entry)| entry.range.len() as u64).sum()
     }
 
+    fn notes(&self, dtype: Option<DType>) -> Vec<String> {
+        let matrices = self.tensors.iter().filter(|(_, (_, entry))| matches!(entry.kind, Kind::Fp8));
+        let elements: u64 = matrices.map(|(_, (_, entry))| entry.range.len() as u64).sum();
+        let scales = self.tensors.iter().filter(|(name, _)| self.is_scales(name));
+        let bytes: u64 = scales.map(|(_, (_, entry))| entry.range.len() as u64).sum();
+        let widened = (elements > 0).then(|| fp8::note(elements + bytes, elements, dtype));
+        widened.into_iter().chain(self.aside.clone()).collect()
+    }
+
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<(Tensor, u64)> {
         let (shard, entry) = self.find(name, shape)?;
+        if let Kind::Fp8 = entry.kind {
+            let room = self.room(shape, dtype, device)?;
+            let bytes = self.place(name, shape, &room, 0)?;
+            return Ok((room, bytes));
+        }
         let bytes = &shard.bytes.bytes()[entry.range.clone()];
         let tensor = match &entry.kind {
             Kind::Float(stored) => Tensor::from_raw_buffer(&entry.in_order(bytes), *stored, shape, device)
@@ -205,10 +302,26 @@ impl Source for Weights {
             Kind::Other(stored, wanted) => {
                 bail!("{}: tensor {name} is stored as {stored}, wanted {wanted}", shard.path.display())
             }
+            Kind::Fp8 => unreachable!("widened in place above"),
         };
         let tensor = tensor.with_context(|| format!("{}: loading tensor {name} {shape:?}", shard.path.display()))?;
         shard.release(entry)?;
         Ok((tensor, entry.range.len() as u64))
+    }
+
+    /// FP8 matrices are widened where they are to be, a row of blocks at a time.
+    fn place(&self, name: &str, shape: &[usize], room: &Tensor, offset: usize) -> Result<u64> {
+        let (shard, entry) = self.find(name, shape)?;
+        if !matches!(entry.kind, Kind::Fp8) {
+            return put(self, name, shape, room, offset);
+        }
+        let (fp8, scales, bytes_of_scales) = self.scales(name, shard, shape)?;
+        let numbers = &shard.bytes.bytes()[entry.range.clone()];
+        let matrix = ScaledBlocks { numbers, rows: shape[0], columns: shape[1], block: fp8.block, scales: &scales };
+        let loading = || format!("{}: loading tensor {name} {shape:?}", shard.path.display());
+        matrix.widen_into(room, offset).with_context(loading)?;
+        shard.release(entry)?;
+        Ok(entry.range.len() as u64 + bytes_of_scales)
     }
 
     fn blocks(

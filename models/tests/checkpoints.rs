@@ -133,7 +133,7 @@ fn wrong_tensors_are_named_with_file_wanted_and_got() {
         let row = find(rows, q);
         (row.1, row.2) = (Dtype::I16, vec![64, 64]);
     };
-    refused(&edited(integers), &["model.safetensors", q, "I16", "wanted F32, F16, BF16 or F64"]);
+    refused(&edited(integers), &["model.safetensors", q, "I16", "wanted F32, F16, BF16, F64 or F8_E4M3"]);
     refused(&edited(|rows| rows.retain(|row| row.0 != q)), &[q, "is missing in", "model.safetensors"]);
 }
 

@@ -6,7 +6,7 @@ mod common;
 
 use candle_ascend::ops::{self, Kernels};
 use candle_ascend::{DType, Device, Result, Tensor};
-use common::{Fixture, MODELS, greedy};
+use common::{Fixture, MODELS, VARIANTS, greedy};
 use npu_models::Logits;
 use std::io::Write;
 
@@ -60,12 +60,12 @@ fn compare(fixture: &Fixture, dtype: DType, device: &Device) -> anyhow::Result<C
 fn golden_on(name: &str, device: &Device) {
     let mut failures = Vec::new();
     let mut table = String::new();
-    for model in MODELS {
+    for model in MODELS.into_iter().chain(VARIANTS) {
         let fixture = Fixture::read(model);
         for dtype in [DType::F32, DType::BF16] {
             let c = compare(&fixture, dtype, device).unwrap_or_else(|e| panic!("{model} {name} {dtype:?}: {e:#}"));
             let row = format!(
-                "{model:<16} {name:<4} {:<5} max {:.2e} mean {:.2e} p99.9 {:.2e} argmax {}/{} (clear {}/{}) greedy {}",
+                "{model:<23} {name:<4} {:<5} max {:.2e} mean {:.2e} p99.9 {:.2e} argmax {}/{} (clear {}/{}) greedy {}",
                 dtype.as_str(),
                 c.max,
                 c.mean,

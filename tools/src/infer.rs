@@ -49,6 +49,7 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
         })
     })?;
     bar.finish_and_clear();
+    report::notes(&generator.load_stats().notes, args.json);
 
     let encoded = encode(args, &generator, &prompt)?;
     let options = GenerateOptions {

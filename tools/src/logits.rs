@@ -35,6 +35,7 @@ pub fn run(args: &LogitsArgs) -> Result<ExitCode> {
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
+    report::notes(&loaded.notes, args.json);
     let model = loaded.model;
     for row in &rows {
         model.config().check_tokens(row).with_context(|| format!("input_ids of {}", args.input.display()))?;

@@ -56,6 +56,11 @@ pub fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// Says on standard error what a user should know of a checkpoint, where no single report is asked for.
+pub fn notes(lines: &[String], json: bool) {
+    lines.iter().filter(|_| !json).for_each(|line| eprintln!("{}", dimmed(line)));
+}
+
 /// Dims what `write` prints on standard error, if that is a terminal.
 pub fn dimmed(text: &str) -> String {
     if std::io::stderr().is_terminal() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }

@@ -20,6 +20,8 @@ pub struct Policy {
     pub device: Device,
     /// What is kept of each layer for backward; everything without.
     pub keep: Option<Checkpoint>,
+    /// What a user should know of how the weights are held, a line each.
+    pub notes: Vec<String>,
     /// What is trained are adapters of this kind.
     pub lora: Option<LoraConfig>,
     masks: Masks,
@@ -32,16 +34,17 @@ impl Policy {
         // What could not be written in the end is said before the weights come.
         crate::save::config(base, Some(dtype))?;
         let tuning = Tuning::new(&|_| true, &|_, _, _| Ok(None));
-        let model = load_tuned(base, dtype, device, progress, &tuning)?.model;
+        let loaded = load_tuned(base, dtype, device, progress, &tuning)?;
         let parameters = tuning.into_parameters();
         let masks = Masks::default();
         Ok(Self {
-            model,
+            model: loaded.model,
             parameters,
             base: base.to_owned(),
             dtype,
             device: device.clone(),
             keep: None,
+            notes: loaded.notes,
             lora: None,
             masks,
         })
@@ -49,14 +52,15 @@ impl Policy {
 
     /// The checkpoint at `base` with nothing trained: a reference, or a teacher. Otherwise as [`Policy::full`].
     pub fn frozen(base: &Path, dtype: DType, device: &Device, progress: &dyn Fn(u64, u64)) -> Result<Self> {
-        let model = npu_models::load(base, dtype, device, progress)?.model;
+        let loaded = npu_models::load(base, dtype, device, progress)?;
         Ok(Self {
-            model,
+            model: loaded.model,
             parameters: Vec::new(),
             base: base.to_owned(),
             dtype,
             device: device.clone(),
             keep: None,
+            notes: loaded.notes,
             lora: None,
             masks: Masks::default(),
         })
@@ -87,6 +91,7 @@ impl Policy {
             dtype,
             device: device.clone(),
             keep: None,
+            notes: adapted.loaded.notes,
             lora: Some(adapted.config),
             masks: Masks::default(),
         })

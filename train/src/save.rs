@@ -109,6 +109,10 @@ pub(crate) fn config(base: &Path, dtype: Option<DType>) -> Result<String> {
     let path = base.join("config.json");
     let read = || -> Result<Value> { Ok(serde_json::from_str(&std::fs::read_to_string(&path)?)?) };
     let mut config = read().with_context(|| format!("reading {}", path.display()))?;
+    if let Some(keys) = config.as_object_mut() {
+        // What was trained is wide, whatever it was read from.
+        keys.shift_remove("quantization_config");
+    }
     if let Some(dtype) = dtype {
         let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
         config[key] = Value::from(match dtype {
@@ -118,4 +122,19 @@ pub(crate) fn config(base: &Path, dtype: Option<DType>) -> Result<String> {
         });
     }
     Ok(serde_json::to_string_pretty(&config)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whole weights that were trained from FP8 are written wide, so that their configuration must not call them FP8.
+    #[test]
+    fn configurations_lose_the_quantisation_of_their_base() {
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/deepseek-v3-fp8-tiny");
+        let own: Value = serde_json::from_str(&std::fs::read_to_string(base.join("config.json")).unwrap()).unwrap();
+        let written: Value = serde_json::from_str(&config(&base, Some(DType::F32)).unwrap()).unwrap();
+        assert!(own.get("quantization_config").is_some() && written.get("quantization_config").is_none());
+        assert_eq!((&written["torch_dtype"], &written["hidden_size"]), (&Value::from("float32"), &own["hidden_size"]));
+    }
 }

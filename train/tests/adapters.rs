@@ -7,7 +7,7 @@ use candle_ascend::autograd::Checkpoint;
 use candle_ascend::ops::{CrossEntropy, Nf4Packer, linear_cross_entropy};
 use candle_ascend::{DType, Device, Tensor, no_grad, safetensors};
 use common::{GoldenSteps, golden, numbers, simulated};
-use npu_models::Held;
+use npu_models::{Held, Source};
 use npu_train::adapter::{AdapterDir, LoraConfig, Start, Targets, load_with_adapter, merge};
 use npu_train::{Batch, Decay, Partition, Plain, Policy, Ranks, Sft, Sharding, TrainOptions, train};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -491,4 +491,41 @@ fn adapters_of_other_architectures_merge_to_what_they_compute() {
     for name in ["llama-tiny", "qwen3-tiny", "qwen3-moe-tiny", "deepseek-v3-tiny"] {
         check(run(name));
     }
+}
+
+/// Adapters beside FP8 weights are adapters beside the numbers that these stand for; merging into FP8 is refused.
+#[test]
+fn adapters_train_beside_fp8_weights() {
+    let run = || -> Result<()> {
+        let (base, folder) = (dir("deepseek-v3-fp8-tiny"), tempfile::tempdir()?);
+        let config = npu_models::Config::from_dir(&base)?;
+        let inventory = npu_models::Inventory::of(&config, &Device::Cpu)?;
+        let weights = npu_models::Weights::open(&base, &config)?;
+        let wide = |(name, shape): &(String, Vec<usize>)| -> Result<(String, Tensor)> {
+            Ok((name.clone(), weights.tensor(name, shape, DType::F32, &Device::Cpu)?.0))
+        };
+        let wide = inventory.tensors.iter().map(wide).collect::<Result<HashMap<_, _>>>()?;
+        safetensors::save(&wide, folder.path().join("model.safetensors"))?;
+        fs::copy(dir("deepseek-v3-tiny").join("config.json"), folder.path().join("config.json"))?;
+        let out = tempfile::tempdir()?;
+        let losses = |base: &Path, out: &Path| -> Result<Vec<f64>> {
+            let start = Start::New { config: self::config(&["o_proj", "q_b_proj"]), seed: 9 };
+            let policy = Policy::lora(base, &start, Held::Wide, DType::F32, &Device::Cpu, QUIET)?;
+            ensure!(policy.notes.iter().any(|note| note.contains("FP8")) == base.ends_with("deepseek-v3-fp8-tiny"));
+            let mut options = TrainOptions::new(3, 1e-2);
+            options.logging_steps = 1;
+            options.output_dir = Some(out.to_owned());
+            let outcome = train(&policy, &mut Sft::new(GoldenSteps::new(2)), &Ranks::single(), &options, &mut Plain)?;
+            Ok(outcome.state.log_history.iter().filter_map(|entry| entry.get("loss")?.as_f64()).collect())
+        };
+        let got = losses(&base, &out.path().join("fp8"))?;
+        ensure!(got == losses(folder.path(), &out.path().join("wide"))?, "other losses than over the widened weights");
+        ensure!(got.len() == 3 && got[2] < got[0], "nothing is learnt: {got:?}");
+        load_with_adapter(&base, &out.path().join("fp8"), DType::F32, &Device::Cpu, QUIET)?;
+        let merged = out.path().join("merged");
+        let error = said(merge(&base, &out.path().join("fp8"), &merged, None, QUIET));
+        ensure!(error.contains("is stored as FP8") && error.contains("--adapter") && !merged.exists(), "{error}");
+        Ok(())
+    };
+    check(run());
 }

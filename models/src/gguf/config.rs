@@ -63,6 +63,8 @@ pub fn read(file: &Gguf) -> Result<Config> {
         mlp_bias: has("blk.0.ffn_down.bias"),
         moe: None,
         mla: None,
+        further_predictions: 0,
+        fp8: None,
         dtype: stored_dtype(file),
         bos_token_id: token(file, "tokenizer.ggml.bos_token_id")?,
         eos_token_ids: ends(file)?,

@@ -12,7 +12,11 @@ use std::sync::{Arc, Once};
 /// The models that transformers computed golden files for.
 pub const MODELS: [&str; 5] = ["qwen2-tiny", "qwen3-tiny", "llama-tiny", "qwen3-moe-tiny", "deepseek-v3-tiny"];
 
-/// Those of them without experts: they have steps with places on the device, and GGUF files.
+/// Checkpoints that take other ways through the same models (`deepseek.py` beside them says which): FP8 in shards with a layer for
+/// further predictions behind the last one; and queries without a latent, several dense layers, YaRN's scales apart.
+pub const VARIANTS: [&str; 2] = ["deepseek-v3-fp8-tiny", "deepseek-v3-direct-tiny"];
+
+/// Those of [`MODELS`] without experts: they have steps with places on the device, and GGUF files.
 pub const DENSE: [&str; 3] = ["qwen2-tiny", "qwen3-tiny", "llama-tiny"];
 
 /// Whether a model routes its tokens: near a tie the choice of experts flips at a rounding, in PyTorch's own runs too.

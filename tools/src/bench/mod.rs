@@ -42,6 +42,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     modelled::only_simulated(opened.simulated, &[("--timeline", args.timeline.is_some())])?;
     let plan = Plan::new(args, &opened.device)?;
     let (ours, load) = Ours::load(&plan, &opened)?;
+    output::notes(ours.notes(), args.json);
 
     let mut missing = Vec::new();
     let mut contenders: Vec<Running> = Vec::new();

@@ -35,7 +35,7 @@ impl Ours {
         let load = Load {
             seconds,
             parameters,
-            weight_bytes: loaded.stored_bytes,
+            weight_bytes: needed,
             host_peak_bytes: host.finish(),
             device_peak_bytes: memory::device_peak(device)?,
         };
@@ -45,6 +45,11 @@ impl Ours {
         let prompt = (0..plan.prompt_tokens as u64).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
         let (decode, enforce_eager) = (plan.decode_tokens, plan.enforce_eager);
         Ok((Self { generator, prompt, decode, enforce_eager, simulated: opened.simulated }, load))
+    }
+
+    /// What a user should know of how the weights are held.
+    pub fn notes(&self) -> &[String] {
+        &self.generator.load_stats().notes
     }
 
     fn weights(plan: &Plan, device: &Device) -> Result<npu_models::Loaded> {

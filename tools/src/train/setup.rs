@@ -152,6 +152,7 @@ impl<'a> Setup<'a> {
             bar.set_position(done);
         })?;
         bar.finish_and_clear();
+        policy.notes.iter().for_each(|note| self.say(note));
         policy.keep = match (self.args.gradient_checkpointing, self.args.offload_activations) {
             (false, false) => None,
             (true, false) => Some(Checkpoint::Keep),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::safetensors::MmapedSafetensors;
 use candle_ascend::{DType, Device, Tensor};
 use npu_models::gguf::Gguf;
+use safetensors::Dtype;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,14 @@ pub fn merge(
     let adapter = AdapterDir::open(adapter)?;
     let weights = MmapedSafetensors::multi(&weight_files(base)?)?;
     let entries = entries(&weights, dtype)?;
+    if let Some(entry) = entries.iter().find(|entry| weights.get(&entry.name).is_ok_and(|view| is_fp8(view.dtype()))) {
+        bail!(
+            "{}: {} is stored as FP8, whose scales a merged checkpoint would not fit; merge into the bf16 checkpoint that it was \
+             quantised from, or run the adapter beside this one with --adapter",
+            base.display(),
+            entry.name
+        )
+    }
     fits(&adapter, base, &entries)?;
     let total: u64 = entries.iter().map(Entry::bytes).sum();
     files::folder(output, |folder| {
@@ -61,6 +70,10 @@ pub fn merge(
         })
     })?;
     Ok(Merged { modules: adapter.modules().len(), tensors: entries.len(), bytes: total })
+}
+
+fn is_fp8(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2)
 }
 
 /// The tensor of `entry`, with what the adapter adds to it.

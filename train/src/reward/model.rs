@@ -31,7 +31,7 @@ impl RewardModel {
     pub fn load(folder: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let named = || format!("the reward model {}", folder.display());
         let config = Config::from_dir(folder).with_context(named)?;
-        let weights = Weights::open(folder).with_context(named)?;
+        let weights = Weights::open(folder, &config).with_context(named)?;
         let other = config.architecture.clone().unwrap_or_else(|| "no architecture".to_owned());
         ensure!(
             weights.names().iter().any(|name| name == SCORE),

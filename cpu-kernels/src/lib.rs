@@ -21,6 +21,6 @@ pub use attention_grad::{Attended, AttentionGrads, attention_grads};
 pub use float::Float;
 pub use forms::{Decayed, Form};
 pub use packed::{Matrix, multiply, transposed};
-pub use product::{product, product_by, weighted_sums, weighted_sums_by};
+pub use product::{grouped_product, grouped_product_by, product, product_by, weighted_sums, weighted_sums_by};
 pub use rows::Rows;
 pub use team::{share, share_chunks};

@@ -69,25 +69,97 @@ pub fn product_by<X: Float, W: Float, Y: Float>(
     bias: Option<&[Y]>,
     y: &mut [Y],
 ) {
-    assert_eq!(x.width, weight.width, "inner sizes of a product differ");
-    assert_eq!(y.len(), x.count * weight.count, "the result of a product has another size");
     assert!(bias.is_none_or(|bias| bias.len() == weight.count), "the bias of a product has another size");
+    of_groups(form, x, weight, &[x.count], bias, y);
+}
+
+/// For each group of rows of `x` the product with its own weight: group `i` ends before row `ends[i]`, and its weight is part `i` of
+/// as many equal parts of `weight`, one below the other: `x` `[R, K]`, `weight` `[G N, K]`, `y` `[R, N]`. Otherwise as [`product`].
+///
+/// All groups are one job. A weight is read once where its rows fit in the second-level cache, and not at all where it has none.
+pub fn grouped_product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, ends: &[usize], y: &mut [Y]) {
+    grouped_product_by(Form::fastest(), x, weight, ends, y);
+}
+
+/// As [`grouped_product`], by the given form, which must be one of [`Form::available`].
+pub fn grouped_product_by<X: Float, W: Float, Y: Float>(
+    form: Form,
+    x: Rows<X>,
+    weight: Rows<W>,
+    ends: &[usize],
+    y: &mut [Y],
+) {
+    assert!(
+        ends.is_sorted() && ends.last().copied().unwrap_or(0) == x.count,
+        "groups do not cover the rows of a product"
+    );
+    assert!(
+        ends.is_empty() || weight.count.is_multiple_of(ends.len()),
+        "the groups of a product have no equal weights"
+    );
+    of_groups(form, x, weight, ends, None, y);
+}
+
+fn of_groups<X: Float, W: Float, Y: Float>(
+    form: Form,
+    x: Rows<X>,
+    weight: Rows<W>,
+    ends: &[usize],
+    bias: Option<&[Y]>,
+    y: &mut [Y],
+) {
+    assert_eq!(x.width, weight.width, "inner sizes of a product differ");
+    assert_eq!(y.len(), x.count * (weight.count / ends.len().max(1)), "the result of a product has another size");
     if y.is_empty() {
         return;
     }
     if let (Some(x16), Some(w16), Some(dots)) = (same(x.data()), same(weight.data()), dots_of_bf16(form)) {
-        return shared::<bf16, bf16, Y>(dots, x.over(x16), weight.over(w16), bias, y);
+        return shared::<bf16, bf16, Y>(dots, x.over(x16), weight.over(w16), ends, bias, y);
     }
     let x32: Cow<[f32]> = widened(x.data());
     let x = x.over(&x32);
     if let Some(w) = same(weight.data()) {
-        shared::<f32, bf16, Y>(bf16::dots(form), x, weight.over(w), bias, y)
+        shared::<f32, bf16, Y>(bf16::dots(form), x, weight.over(w), ends, bias, y)
     } else if let Some(w) = same(weight.data()) {
-        shared::<f32, f16, Y>(f16::dots(form), x, weight.over(w), bias, y)
+        shared::<f32, f16, Y>(f16::dots(form), x, weight.over(w), ends, bias, y)
     } else {
         let w = widened(weight.data());
-        shared::<f32, f32, Y>(f32::dots(form), x, weight.over(&w), bias, y)
+        shared::<f32, f32, Y>(f32::dots(form), x, weight.over(&w), ends, bias, y)
     }
+}
+
+/// A part of the result that one thread computes.
+struct Task {
+    row: usize,
+    rows: usize,
+    column: usize,
+    columns: usize,
+    /// Which part of the weight.
+    group: usize,
+}
+
+/// Cuts the groups in tasks, as many for each as its share of the work.
+fn tasks(ends: &[usize], outputs: usize, inner: usize, size: usize) -> Vec<Task> {
+    let rows = ends.last().copied().unwrap_or(0);
+    let wanted = if rows * outputs * inner < PARALLEL { 1 } else { TASKS * threads() };
+    let mut tasks = Vec::new();
+    let mut first = 0;
+    for (group, &end) in ends.iter().enumerate() {
+        let count = end - first;
+        if count > 0 {
+            let most = (RESIDENT / (inner * size).max(1)).clamp(16, count.max(16));
+            let height = count.div_ceil(count.div_ceil(most));
+            let columns = outputs.div_ceil((wanted * count).div_ceil(rows)).next_multiple_of(GRAIN);
+            for row in (first..end).step_by(height) {
+                for column in (0..outputs).step_by(columns) {
+                    let (rows, columns) = (height.min(end - row), columns.min(outputs - column));
+                    tasks.push(Task { row, rows, column, columns, group });
+                }
+            }
+        }
+        first = end;
+    }
+    tasks
 }
 
 /// A result that tasks write disjoint columns of.
@@ -133,20 +205,17 @@ fn shared<X: Float, W: Float, Y: Float>(
     dots: Dots<X, W>,
     x: Rows<X>,
     weight: Rows<W>,
+    ends: &[usize],
     bias: Option<&[Y]>,
     y: &mut [Y],
 ) {
-    let (rows, outputs, inner) = (x.count, weight.count, x.width);
+    let (outputs, inner) = (weight.count / ends.len(), x.width);
     let to = Columns { pointer: y.as_mut_ptr(), width: outputs };
-    let most = (RESIDENT / (inner * size_of::<X>()).max(1)).clamp(16, rows.max(16));
-    let height = rows.div_ceil(rows.div_ceil(most));
-    let tasks = if rows * outputs * inner < PARALLEL { 1 } else { TASKS * threads() };
-    let columns = outputs.div_ceil(tasks).next_multiple_of(GRAIN);
-    let across = outputs.div_ceil(columns);
-    share(across * rows.div_ceil(height), |task| {
-        let (first_row, first) = (task / across * height, task % across * columns);
-        let x = x.narrow(first_row, height.min(rows - first_row));
-        let weight = weight.narrow(first, columns.min(outputs - first));
+    let tasks = tasks(ends, outputs, inner, size_of::<X>());
+    let compute = |task: usize| {
+        let Task { row: first_row, rows, column: first, columns, group } = tasks[task];
+        let x = x.narrow(first_row, rows);
+        let weight = weight.narrow(group * outputs + first, columns);
         let mut strip = Strip { sums: vec![0f32; x.count * GRAIN], first: 0, count: 0 };
         let write = |strip: &mut Strip| {
             let (at, count) = (first + strip.first, std::mem::take(&mut strip.count));
@@ -169,7 +238,8 @@ fn shared<X: Float, W: Float, Y: Float>(
         if strip.count > 0 {
             write(&mut strip);
         }
-    });
+    };
+    if x.count * outputs * inner < PARALLEL { (0..tasks.len()).for_each(compute) } else { share(tasks.len(), compute) }
 }
 
 /// Rows of `v` that are gone through for all columns of a task before the next, so that their pages stay known.

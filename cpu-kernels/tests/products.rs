@@ -1,7 +1,7 @@
 //! Every form of the product against plain `f64` loops, at shapes that fill no register and no tile.
 
 use half::{bf16, f16};
-use npu_cpu_kernels::{Float, Form, Rows, product, product_by, share, share_chunks, weighted_sums_by};
+use npu_cpu_kernels::{Float, Form, Rows, grouped_product_by, product, product_by, share, share_chunks, weighted_sums_by};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -78,6 +78,46 @@ fn every_form_agrees_with_the_definition() {
             agrees::<bf16>(form, 2, gap);
             agrees::<f16>(form, 3, gap);
         }
+    }
+}
+
+/// Groups of rows, each with its own weight: empty ones at both ends and between, one of a row, one beyond the cache's share.
+fn groups_agree<T: Float>(form: Form, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    for (sizes, inner, outputs) in [
+        (&[0, 1, 0, 0, 5, 33, 2, 0][..], 97, 50),
+        (&[700, 1, 0, 24], 1000, 25),
+        (&[3], 40, 25),
+        (&[0, 0, 4], 7, 1),
+        (&[0, 0], 8, 3),
+    ] {
+        let mut ends = Vec::new();
+        sizes.iter().for_each(|size| ends.push(ends.last().unwrap_or(&0) + size));
+        let rows: usize = sizes.iter().sum();
+        let (x, w) = (values::<T>(&mut rng, rows * inner), values::<T>(&mut rng, sizes.len() * outputs * inner));
+        let mut y = vec![f32::NAN; rows * outputs];
+        let weight = Rows::new(&w, sizes.len() * outputs, inner);
+        grouped_product_by(form, Rows::new(&x, rows, inner), weight, &ends, &mut y);
+        for (index, got) in y.into_iter().enumerate() {
+            let (row, col) = (index / outputs, index % outputs);
+            let group = ends.iter().position(|end| row < *end).expect("a group");
+            let w = &w[(group * outputs + col) * inner..][..inner];
+            let terms = x[row * inner..][..inner].iter().zip(w).map(|(x, w)| x.widen() as f64 * w.widen() as f64);
+            let (sum, size) = terms.fold((0f64, 0f64), |(s, a), t| (s + t, a + t.abs()));
+            // As for the product.
+            let tolerance = (2 * inner + 2) as f64 * 2f64.powi(-24) * size;
+            let off = (got as f64 - sum).abs();
+            assert!(off <= tolerance, "{form:?} {sizes:?}x{inner}x{outputs} ({row}, {col}): {got}, wanted {sum}");
+        }
+    }
+}
+
+#[test]
+fn grouped_products_agree_with_the_definition() {
+    for form in Form::available() {
+        groups_agree::<f32>(form, 9);
+        groups_agree::<bf16>(form, 10);
+        groups_agree::<f16>(form, 11);
     }
 }
 

@@ -206,7 +206,8 @@ impl Mlp {
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x` [B, T, H] → [B, T, H].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.down.forward(&ops::swiglu(&self.gate_up.forward(x)?)?)
     }
 }

@@ -37,10 +37,10 @@ pub use fp8::Fp8;
 pub use generation_config::GenerationConfig;
 pub use loader::{Loader, Source};
 pub use mla::MlaConfig;
-pub use moe::Router;
+pub use moe::{Moe, Router};
 pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
-pub use shapes::{SHAPES, Shape};
+pub use shapes::{EXPERT_SHAPES, ExpertShape, SHAPES, Shape};
 pub use tuning::{AdapterOf, Held, Parameter, Tuning};
 pub use weights::Weights;
 

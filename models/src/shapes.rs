@@ -97,3 +97,78 @@ impl Shape {
         Config::from_json(&self.config_json().to_string())
     }
 }
+
+/// The experts of one layer, under the name of the model that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertShape {
+    pub name: &'static str,
+    /// As in `model_type`.
+    pub family: &'static str,
+    pub hidden: usize,
+    /// Width inside an expert.
+    pub intermediate: usize,
+    pub experts: usize,
+    pub per_token: usize,
+    /// Experts that every token takes besides.
+    pub shared: usize,
+}
+
+/// name, family, (hidden, inside an expert), (experts, of a token, shared)
+macro_rules! expert_shapes {
+    ($($name:literal $family:ident ($hidden:literal $inner:literal) ($experts:literal $of_token:literal $shared:literal);)*) => {
+        /// Every such layer that has a name.
+        pub const EXPERT_SHAPES: &[ExpertShape] = &[$(ExpertShape {
+            name: $name, family: stringify!($family), hidden: $hidden, intermediate: $inner, experts: $experts,
+            per_token: $of_token, shared: $shared,
+        }),*];
+    };
+}
+
+expert_shapes! {
+    "tiny-moe"        qwen3_moe   (64 32)     (8 2 0);
+    "qwen3-30b-a3b"   qwen3_moe   (2048 768)  (128 8 0);
+    "qwen3-235b-a22b" qwen3_moe   (4096 1536) (128 8 0);
+    "deepseek-v3"     deepseek_v3 (7168 2048) (256 8 1);
+}
+
+impl ExpertShape {
+    /// The layer of the model called `name`, in any case.
+    pub fn find(name: &str) -> Result<&'static Self> {
+        match EXPERT_SHAPES.iter().find(|shape| shape.name.eq_ignore_ascii_case(name)) {
+            Some(shape) => Ok(shape),
+            None => {
+                let known: Vec<_> = EXPERT_SHAPES.iter().map(|shape| shape.name).collect();
+                bail!("no layer of experts is called {name:?}; there are {}", known.join(", "))
+            }
+        }
+    }
+
+    /// Weights of all experts; the router's are left out.
+    pub fn expert_parameters(&self) -> u64 {
+        ((self.experts + self.shared) * 3 * self.hidden * self.intermediate) as u64
+    }
+
+    /// Weights of the experts that a token takes.
+    pub fn active_parameters(&self) -> u64 {
+        ((self.per_token + self.shared) * 3 * self.hidden * self.intermediate) as u64
+    }
+
+    /// The configuration of a model of this one layer, whose attention and vocabulary are as small as can be.
+    pub fn config(&self) -> Result<Config> {
+        let json = json!({
+            "model_type": self.family, "vocab_size": 1, "hidden_size": self.hidden, "intermediate_size": self.intermediate,
+            "moe_intermediate_size": self.intermediate, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "num_experts_per_tok": self.per_token, "norm_topk_prob": true, "max_position_embeddings": 1,
+            "tie_word_embeddings": true,
+        });
+        let own = match self.family {
+            "deepseek_v3" => json!({
+                "n_routed_experts": self.experts, "n_shared_experts": self.shared, "n_group": 8, "topk_group": 4,
+                "routed_scaling_factor": 2.5, "kv_lora_rank": 1, "qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 1,
+            }),
+            _ => json!({"num_experts": self.experts, "head_dim": 2}),
+        };
+        let keys = [json, own].into_iter().filter_map(|value| value.as_object().cloned()).flatten();
+        Config::from_json(&serde_json::Value::Object(keys.collect()).to_string())
+    }
+}

@@ -222,6 +222,10 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Training")]
     pub train: Option<Trained>,
 
+    /// Measure the experts of one layer of this model over -p tokens instead, beside a dense part of as many multiplications
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["shape", "model", "train", "against", "timeline"])]
+    pub moe_layer: Option<String>,
+
     /// Compute layers again in backward instead of keeping what is inside of them
     #[arg(long, requires = "train", help_heading = "Training")]
     pub gradient_checkpointing: bool,

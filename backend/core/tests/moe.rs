@@ -72,14 +72,23 @@ fn layer(x: &Tensor, weight: &Tensor, chosen: &Tensor, weights: &Tensor) -> Resu
 #[test]
 fn grouped_products_are_sums_over_experts() {
     // Expert 1 gets nothing, expert 4 most: groups are empty and unbalanced.
-    let chosen: Vec<u32> = vec![4, 0, 4, 2, 3, 4, 4, 5, 0, 4];
+    let chosen = [4, 0, 4, 2, 3, 4, 4, 5, 0, 4];
+    grouped_products(&chosen, &[17, 33]);
+    // Work enough for several threads.
+    grouped_products(&chosen.repeat(9), &[50, 65]);
+}
+
+/// `chosen` are two experts a token, of weights `[6, O, I]`.
+fn grouped_products(chosen: &[u32], &[outputs, inner]: &[usize; 2]) {
+    let tokens = chosen.len() / 2;
     for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 3e-2), (DType::F16, 4e-3)] {
-        let (x, weight) = (operand(&mut rng(3), &[5, 33], dtype), operand(&mut rng(4), &[6, 17, 33], dtype));
+        let (x, weight) =
+            (operand(&mut rng(3), &[tokens, inner], dtype), operand(&mut rng(4), &[6, outputs, inner], dtype));
         for device in devices() {
             let (x, weight) = (ours(&x, &device), ours(&weight, &device));
-            let ids = Tensor::from_slice(&chosen, (5, 2), &device).expect("experts");
-            let shares: Vec<f32> = (0..10).map(|i| 0.1 + 0.05 * i as f32).collect();
-            let weights = Tensor::from_slice(&shares, (5, 2), &device).expect("weights");
+            let ids = Tensor::from_slice(chosen, (tokens, 2), &device).expect("experts");
+            let shares: Vec<f32> = (0..2 * tokens).map(|i| 0.1 + 0.05 * (i % 10) as f32).collect();
+            let weights = Tensor::from_slice(&shares, (tokens, 2), &device).expect("weights");
             let fused = layer(&x, &weight, &ids, &weights).expect("fused");
             let parts = ops::decomposed(|| layer(&x, &weight, &ids, &weights)).expect("decomposed");
             let matrices: Vec<Vec<Vec<f64>>> =
@@ -132,6 +141,17 @@ fn misfits_are_refused_with_words() {
         (
             moe::permute(&zeros(&[3, 4], DType::F32), &zeros(&[2, 2], DType::U32), 4).map(|_| ()),
             "wanted [T, H] and [T, K]",
+        ),
+        (
+            Tensor::from_slice(&[0u32, 3, 4, 1], (2, 2), &Device::Cpu)
+                .and_then(|ids| moe::permute(&zeros(&[2, 4], DType::F32), &ids, 4).map(|_| ())),
+            "choice 0 of token 1 is expert 4, of 4",
+        ),
+        (
+            Tensor::from_slice(&[1u32, 1], 2, &Device::Cpu).and_then(|order| {
+                moe::unpermute(&zeros(&[2, 4], DType::F32), &order, &zeros(&[1, 2], DType::F32)).map(|_| ())
+            }),
+            "row 1 is of choice 1, of 2 that occur once each",
         ),
     ];
     for (got, wanted) in cases {

@@ -164,13 +164,18 @@ unsafe fn streams<S: Step, const C: usize>(x: Rows<S::X>, w: Rows<S::W>, sink: &
 unsafe fn group_of<S: Step, const R: usize, const C: usize>(x: Rows<S::X>, w: Rows<S::W>, sums: &mut [f32]) {
     let mut row = 0;
     while row < x.count {
-        let rows = if row + R <= x.count { R } else { 1 };
+        // What is left of a few dozen rows, as experts get, is worth a tile of its own.
+        let rows = match x.count - row {
+            left if left >= R => R,
+            left => left.min(2),
+        };
         let (some, to) = (x.narrow(row, rows), &mut sums[row * C..][..rows * C]);
         // SAFETY: the caller's promise.
         unsafe {
-            match rows == R {
-                true => tile::<S, R, C>(some, w, to),
-                false => tile::<S, 1, C>(some, w, to),
+            match rows {
+                1 => tile::<S, 1, C>(some, w, to),
+                2 => tile::<S, 2, C>(some, w, to),
+                _ => tile::<S, R, C>(some, w, to),
             }
         }
         row += rows;

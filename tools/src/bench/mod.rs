@@ -2,6 +2,7 @@
 
 mod gguf;
 mod memory;
+mod moe;
 mod ours;
 mod peers;
 mod plan;
@@ -33,6 +34,9 @@ fn threads() -> usize {
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(wanted) = args.threads.map(usize::from).filter(|&wanted| wanted != threads()) {
         return again(wanted);
+    }
+    if let Some(layer) = &args.moe_layer {
+        return moe::run(args, layer);
     }
     if let Some(trained) = args.train {
         return train::run(args, trained);

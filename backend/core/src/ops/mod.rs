@@ -9,6 +9,7 @@ pub mod attention;
 mod cache;
 mod columns;
 mod cpu;
+mod cpu_moe;
 mod cross_entropy;
 #[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;

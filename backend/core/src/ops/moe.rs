@@ -5,9 +5,10 @@
 
 use super::fused::{expect_float, wide};
 use super::kernels::{no_kernel, ours, overrides};
-use super::linear;
+use super::{cpu_moe, linear};
 use crate::autograd::tracked;
 use crate::{D, DType, Result, Tensor, bail};
+use std::ops::Range;
 
 /// How router logits become weights.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +102,11 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
     if ours(x) && !tracked(&[x]) {
         return no_kernel("permute");
     }
+    if overrides()
+        && let Some(permuted) = cpu_moe::permute(x, chosen, experts)?
+    {
+        return Ok(permuted);
+    }
     let (device, copies) = (x.device(), tokens * k);
     let flat = chosen.reshape(copies)?;
     // The place in the list makes keys unique, so that any sort is a stable one.
@@ -135,27 +141,36 @@ pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tens
     if ours(x) && !tracked(&[x, weight]) {
         return no_kernel("grouped_linear");
     }
-    if overrides()
-        && let Some(y) = super::npu::grouped_linear(x, weight, ends)?
-    {
-        return Ok(y);
+    if overrides() {
+        if let Some(y) = super::npu::grouped_linear(x, weight, ends)? {
+            return Ok(y);
+        }
+        if let Some(y) = cpu_moe::grouped_linear(x, weight, ends)? {
+            return Ok(y);
+        }
     }
-    let mut first = 0;
     let mut parts = Vec::new();
+    for (expert, group) in groups(ends, rows)?.into_iter().enumerate().filter(|(_, group)| !group.is_empty()) {
+        parts.push(linear(&x.narrow(0, group.start, group.len())?, &weight.get(expert)?, None)?);
+    }
+    if parts.is_empty() { Tensor::zeros((0, outputs), x.dtype(), x.device()) } else { Tensor::cat(&parts, 0) }
+}
+
+/// The rows of each expert on the host, of `rows` that they must cover.
+pub(super) fn groups(ends: &Tensor, rows: usize) -> Result<Vec<Range<usize>>> {
+    let mut first = 0;
+    let mut groups = Vec::new();
     for (expert, end) in ends.to_vec1::<i64>()?.into_iter().enumerate() {
-        let Some(count) = usize::try_from(end).ok().filter(|end| *end <= rows).and_then(|end| end.checked_sub(first))
-        else {
+        let Some(end) = usize::try_from(end).ok().filter(|end| (first..=rows).contains(end)) else {
             bail!("grouped-linear: the group of expert {expert} ends at {end} after {first}, of {rows} rows")
         };
-        if count > 0 {
-            parts.push(linear(&x.narrow(0, first, count)?, &weight.get(expert)?, None)?);
-        }
-        first += count;
+        groups.push(first..end);
+        first = end;
     }
     if first != rows {
         bail!("grouped-linear: the groups end at {first}, of {rows} rows")
     }
-    if parts.is_empty() { Tensor::zeros((0, outputs), x.dtype(), x.device()) } else { Tensor::cat(&parts, 0) }
+    Ok(groups)
 }
 
 /// The sum of each token's rows of `y` `[T·K, H]`, weighted by `weights` `[T, K]` (F32): `[T, H]`, added up in F32 and
@@ -172,6 +187,11 @@ pub fn unpermute(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result<Tensor>
     }
     if ours(y) && !tracked(&[y, weights]) {
         return no_kernel("unpermute");
+    }
+    if overrides()
+        && let Some(sums) = cpu_moe::unpermute(y, order, weights)?
+    {
+        return Ok(sums);
     }
     let back = order.arg_sort_last_dim(true)?;
     let wide = wide(y.dtype());

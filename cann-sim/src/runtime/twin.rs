@@ -193,9 +193,13 @@ unsafe extern "C" fn translate(context: *mut c_void, address: u64, span: *mut Sp
     let launching = unsafe { &*context.cast::<Launching>() };
     let carried = launching.carried.iter().find(|(base, data)| (*base..base + data.len() as u64).contains(&address));
     let found = match carried {
-        Some((base, data)) => {
-            Some(Span { base: *base, end: base + data.len() as u64, host: data.as_ptr().cast_mut(), writable: 0, reserved: 0 })
-        }
+        Some((base, data)) => Some(Span {
+            base: *base,
+            end: base + data.len() as u64,
+            host: data.as_ptr().cast_mut(),
+            writable: 0,
+            reserved: 0,
+        }),
         None => memory::extent(address).map(|(base, end, host)| Span { base, end, host, writable: 1, reserved: 0 }),
     };
     match found {

@@ -108,9 +108,8 @@ fn kernel_binaries_are_checked_and_searched() {
         assert_eq!(acl.aclrtBinaryGetFunction(binary, c"add_custom".as_ptr(), &mut function), Ok(0));
         let (mut arguments, mut stream) = (null_mut(), null_mut());
         assert_eq!(acl.aclrtKernelArgsInit(function, &mut arguments), Ok(0));
-        let launch = |stream| {
-            acl.aclrtLaunchKernelWithConfig(function, 1, stream, null_mut(), arguments, null_mut()).unwrap()
-        };
+        let launch =
+            |stream| acl.aclrtLaunchKernelWithConfig(function, 1, stream, null_mut(), arguments, null_mut()).unwrap();
         assert_eq!(acl.aclrtCreateStream(&mut stream), Ok(0));
         refused(acl, launch(stream), ACL_ERROR_RT_PARAM_INVALID, &["aclrtKernelArgsFinalize comes first"]);
         assert_eq!(acl.aclrtKernelArgsFinalize(arguments), Ok(0));

@@ -57,9 +57,7 @@ pub fn launch_kernel(context: &Context, launch: &Launch, tensors: &[(&Buffer, us
     let launched = inner.enqueue("aclrtLaunchKernelWithConfig", |stream| {
         let acl = &inner.api.acl;
         // SAFETY: function and list are live; the addresses stay allocated until the stream has passed.
-        unsafe {
-            acl.aclrtLaunchKernelWithConfig(function, launch.blocks, stream, null_mut(), arguments, null_mut())
-        }
+        unsafe { acl.aclrtLaunchKernelWithConfig(function, launch.blocks, stream, null_mut(), arguments, null_mut()) }
     });
     let counting = &inner.counting;
     let counter = if inner.captured_here() { &counting.captured_launches } else { &counting.launches };
@@ -140,7 +138,8 @@ fn device_binary() -> (Option<PathBuf>, String) {
         return (Some(path), told);
     }
     let beside = std::env::current_exe().ok().and_then(|program| program.parent().map(|folder| folder.join(FILE)));
-    let told = format!("{VARIABLE} is not set and there is no {}", beside.as_deref().unwrap_or(Path::new(FILE)).display());
+    let told =
+        format!("{VARIABLE} is not set and there is no {}", beside.as_deref().unwrap_or(Path::new(FILE)).display());
     (beside.filter(|path| path.is_file()), told)
 }
 

@@ -89,6 +89,7 @@ decoders! {
     Ints -> Vec<i64>: |d, v| { d.required(v)?; meta::int_array(v, d.name) };
     OptInts -> Option<Vec<i64>>: |d, v| optional!(v, meta::int_array(v, d.name));
     IntsMut -> *mut acl_sys::aclIntArray: |d, v| { d.required(v)?; Ok(v) };
+    OptIntsMut -> Option<Vec<i64>>: |d, v| optional!(v, meta::int_array(v, d.name));
     Bools -> Vec<bool>: |d, v| { d.required(v)?; meta::bool_array(v, d.name) };
     OptBools -> Option<Vec<bool>>: |d, v| optional!(v, meta::bool_array(v, d.name));
     Floats -> Vec<f32>: |d, v| { d.required(v)?; meta::float_array(v, d.name) };

@@ -3,7 +3,7 @@
 use super::FLOATS;
 use super::args::{given, out, t};
 use crate::array::{Array, DType, indices};
-use crate::case::{Arg, Case, Spec};
+use crate::case::{Arg, Case, Spec, View};
 use candle_ascend::{Result, Tensor, ops};
 
 /// Which elements of a head are turned together.
@@ -62,8 +62,63 @@ pub fn cases() -> Vec<Case> {
     for &dtype in FLOATS {
         all.extend(single(dtype));
         all.extend(pairs(dtype));
+        all.extend(
+            [(0, Mode::Half), (3, Mode::Interleave), (4, Mode::Half)].map(|(norm, mode)| with_norm(dtype, norm, mode)),
+        );
     }
     all
+}
+
+/// Queries and keys of two sequences normed (by 3 without a weight, by 4 with one, by 0 not) and turned in their first positions,
+/// values along with them, and all three brought to heads in front of tokens.
+fn with_norm(dtype: DType, norm: i64, mode: Mode) -> Case {
+    const EPS: f64 = 1e-6;
+    let (batch, tokens, turned_tokens, width) = (2, 4, 3, 10);
+    let heads = [3, 2, 2];
+    let affine = norm == 4;
+    let of = |n: usize| Spec::new(dtype, [batch, tokens, n, width]).view(View::Window);
+    let mut args: Vec<Arg> = heads.iter().map(|&n| Arg::In(of(n))).collect();
+    args.extend(vec![Arg::Null; 3]);
+    for _ in 0..2 {
+        args.extend([if affine { t(dtype, &[width]) } else { Arg::Null }, Arg::Null]);
+    }
+    args.extend(vec![Arg::Null; 4]);
+    args.extend([t(dtype, &[turned_tokens, width]), t(dtype, &[turned_tokens, width])]);
+    let rope = if mode == Mode::Half { 2 } else { 1 };
+    args.extend([Arg::Int(norm), Arg::Int(0), Arg::Int(rope), Arg::Int(0), Arg::Float(EPS), Arg::Bool(false)]);
+    args.extend(heads.map(|n| out(dtype, &[batch, n, tokens, width])));
+    args.extend(vec![Arg::Null; 8]);
+    let case = Case::new("NormRopeConcat", args, move |x| {
+        let (sin, cos) = if affine { (&x[5], &x[6]) } else { (&x[3], &x[4]) };
+        (0..3)
+            .map(|which| {
+                let n = heads[which];
+                let mut data = vec![0.0; batch * n * tokens * width];
+                for (i, head) in x[which].data.chunks(width).enumerate() {
+                    let (b, token, h) = (i / n / tokens, i / n % tokens, i % n);
+                    let mut head = head.to_vec();
+                    if norm > 0 && which < 2 {
+                        let mean = head.iter().map(|v| v * v).sum::<f64>() / width as f64;
+                        head.iter_mut().for_each(|v| *v /= (mean + EPS).sqrt());
+                        if affine {
+                            head.iter_mut().zip(&x[3 + which].data).for_each(|(v, weight)| *v *= weight);
+                        }
+                    }
+                    if token < turned_tokens && which < 2 {
+                        let (plain, rest) = parts(&head, mode);
+                        head = (0..width)
+                            .map(|j| plain[j] * cos.at(&[token, j]) + rest[j] * sin.at(&[token, j]))
+                            .collect();
+                    }
+                    data[((b * n + h) * tokens + token) * width..][..width].copy_from_slice(&head);
+                }
+                Array::new(dtype, [batch, n, tokens, width], data)
+            })
+            .collect()
+    });
+    let case = rounded_twice(case, mode);
+    // A sum of ten squares and a root come before that, in f32.
+    if dtype == DType::F32 { case.within(16.0, 1.0) } else { case }
 }
 
 fn single(dtype: DType) -> Vec<Case> {

@@ -139,6 +139,7 @@ takers! {
     Ints: "an array of integers" { Value::Ints(v) => v.raw(), Value::Null => null_mut() }
     OptInts: "an array of integers" { Value::Ints(v) => v.raw(), Value::Null => null_mut() }
     IntsMut: "an array of integers" { Value::Ints(v) => v.raw, Value::Null => null_mut() }
+    OptIntsMut: "an array of integers" { Value::Ints(v) => v.raw, Value::Null => null_mut() }
     Bools: "an array of truth values" { Value::Bools(v) => v.raw, Value::Null => null_mut() }
     OptBools: "an array of truth values" { Value::Bools(v) => v.raw, Value::Null => null_mut() }
     Floats: "an array of numbers" { Value::Floats(v) => v.raw, Value::Null => null_mut() }

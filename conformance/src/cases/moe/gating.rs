@@ -1,8 +1,7 @@
-//! Mixtures of experts: the choice of experts, and products of groups of rows.
+//! Choices of experts.
 
-use super::FLOATS;
-use super::args::{build, given, out};
-use super::linalg::product;
+use super::super::FLOATS;
+use super::super::args::{build, given, out};
 use crate::array::{Array, DType};
 use crate::case::{Arg, Case, Fill, Spec};
 use DType::*;
@@ -11,7 +10,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for &dtype in FLOATS {
         all.extend(GATES.map(|gate| gating(dtype, gate)));
-        all.extend(grouped(dtype));
+        all.extend(softmax(dtype));
     }
     all
 }
@@ -106,61 +105,68 @@ fn gating(dtype: DType, gate: Gate) -> Case {
     case.within(8.0, 0.1)
 }
 
-const GROUPS: [usize; 4] = [3, 0, 5, 3];
-const K: usize = 16;
-const N: usize = 9;
-
-/// Eleven rows in four groups, one of them empty; the list holds the groups' ends or sizes.
-fn grouped(dtype: DType) -> Vec<Case> {
-    let rows: usize = GROUPS.iter().sum();
-    let ends: Vec<usize> = (0..GROUPS.len()).map(|i| GROUPS[..=i].iter().sum()).collect();
-    let mut all = Vec::new();
-    // A weight for all experts, or one each; without and with a bias, whose type the page ties to the input's.
-    for (stacked, biased, sizes) in
-        [(true, false, false), (true, true, true), (false, false, true), (false, true, false)]
-    {
-        let weight = |shape: &[usize]| Spec::new(dtype, shape);
-        let weights = if stacked { vec![weight(&[GROUPS.len(), K, N])] } else { vec![weight(&[K, N]); GROUPS.len()] };
-        let bias = |shape: &[usize]| Spec::new(if dtype == F16 { F16 } else { F32 }, shape);
-        let biases = if stacked { vec![bias(&[GROUPS.len(), N])] } else { vec![bias(&[N]); GROUPS.len()] };
-        let list: Vec<f64> = if sizes { &GROUPS[..] } else { &ends }.iter().map(|&n| n as f64).collect();
-        let mut args = vec![Arg::InList(vec![Spec::new(dtype, [rows, K])]), Arg::InList(weights)];
-        args.push(if biased { Arg::InList(biases) } else { Arg::Null });
-        args.extend(vec![Arg::Null; 5]);
-        args.push(Arg::In(Spec::new(I64, [GROUPS.len()]).fill(Fill::Values(list))));
-        args.extend(vec![Arg::Null; 3]);
-        // splitItem 3: one output tensor; groupType 0: rows are grouped; no activation.
-        args.extend([3, 0, sizes as i64, 0].map(Arg::Int));
-        args.extend([Arg::OutList(vec![(dtype, vec![rows, N])]), Arg::Null, Arg::Null]);
-        let case = Case::new("GroupedMatmulV4", args, move |x| vec![grouped_product(x, stacked, biased)]);
-        // Sums of 16 products of numbers below 4 in `f32`, which a narrower type rounds once.
-        all.push(if dtype == F32 { case.within(8.0, 4.0) } else { case.within(1.0, 1.0) });
-    }
-    all
+/// Shares of the softmax over `row`.
+fn shares(row: &[f64]) -> Vec<f64> {
+    let total: f64 = row.iter().map(|x| x.exp()).sum();
+    row.iter().map(|x| x.exp() / total).collect()
 }
 
-fn grouped_product(x: &[Array], stacked: bool, biased: bool) -> Array {
-    let experts = if stacked { 1 } else { GROUPS.len() };
-    let group_of =
-        |row: usize| (0..GROUPS.len()).find(|&i| row < GROUPS[..=i].iter().sum()).expect("every row is in a group");
-    // Expert `group`'s matrix or vector of `tensors`, which are one stack or a tensor each.
-    let of = |tensors: &[Array], group: usize| match stacked {
-        true => {
-            let shape = tensors[0].shape[1..].to_vec();
-            let size: usize = shape.iter().product();
-            Array::new(tensors[0].dtype, shape, tensors[0].data[group * size..][..size].to_vec())
-        }
-        false => tensors[group].clone(),
-    };
-    let rows: Vec<f64> = (x[0].data.chunks(K).enumerate())
-        .flat_map(|(row, values)| {
-            let group = group_of(row);
-            let mut y = product(&Array::new(x[0].dtype, [1, K], values.to_vec()), &of(&x[1..1 + experts], group));
-            if biased {
-                y = y.zip(&of(&x[1 + experts..1 + 2 * experts], group), |y, b| y + b);
+/// The choice by softmax in its two interfaces: before and after the choice, with rows that are finished, of two and three
+/// dimensions.
+fn softmax(dtype: DType) -> Vec<Case> {
+    let mut all = Vec::new();
+    for (shape, k, renorm, finished) in
+        [(&[ROWS, EXPERTS][..], 3, false, true), (&[2, 3, 33], 8, true, false), (&[1, 5], 5, false, false)]
+    {
+        let (dims, experts) = (shape[..shape.len() - 1].to_vec(), shape[shape.len() - 1]);
+        let rows: usize = dims.iter().product();
+        let logits = build(dtype, shape, |at| {
+            let row = at[..at.len() - 1].iter().fold(0, |row, i| row * 4 + i);
+            ((at[at.len() - 1] * 7 + row * 3) % experts) as f64 * 0.25 - 2.0
+        });
+        let done: Vec<f64> = (0..rows).map(|row| if finished && row % 3 == 1 { 1.0 } else { 0.0 }).collect();
+        let done_arg = match finished {
+            true => Arg::In(Spec::new(Bool, dims.clone()).fill(Fill::Values(done.clone()))),
+            false => Arg::Null,
+        };
+        let chosen_shape = [&dims[..], &[k]].concat();
+        let answer = {
+            let (shape, chosen_shape, done) = (shape.to_vec(), chosen_shape.clone(), done.clone());
+            move |x: &Array| {
+                let (mut weights, mut ids, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+                for (row, done) in x.data.chunks(experts).zip(&done) {
+                    let chosen = &descending(row)[..k];
+                    let all = shares(row);
+                    let few = shares(&chosen.iter().map(|&i| row[i]).collect::<Vec<_>>());
+                    weights.extend((0..k).map(|i| if renorm { few[i] } else { all[chosen[i]] }));
+                    ids.extend(chosen.iter().map(|&i| if *done != 0.0 { experts } else { i } as f64));
+                    scores.extend(all);
+                }
+                let chosen = |dtype, values| Array::new(dtype, chosen_shape.clone(), values);
+                (chosen(dtype, weights), chosen(I32, ids), Array::new(F32, shape.clone(), scores))
             }
-            y.data
-        })
-        .collect();
-    Array::new(x[0].dtype, [rows.len() / N, N], rows)
+        };
+        let mut args = vec![given(&logits), done_arg.clone(), Arg::Int(k as i64), Arg::Int(renorm as i64)];
+        args.extend([Arg::Bool(!renorm), out(dtype, &chosen_shape), out(I32, &chosen_shape)]);
+        args.push(if renorm { Arg::Null } else { out(F32, shape) });
+        let second = answer.clone();
+        let case = Case::new("MoeGatingTopKSoftmaxV2", args, move |x| {
+            let (weights, experts, scores) = second(&x[0]);
+            if renorm { vec![weights, experts] } else { vec![weights, experts, scores] }
+        });
+        // An exponential, a sum of at most 33 and a division in f32.
+        all.push(case.within(8.0, 0.1));
+        if renorm {
+            continue;
+        }
+        let mut args = vec![given(&logits), done_arg, Arg::Int(k as i64), out(dtype, &chosen_shape)];
+        args.extend([out(I32, &chosen_shape), out(I32, &chosen_shape)]);
+        let case = Case::new("MoeGatingTopKSoftmax", args, move |x| {
+            let (weights, experts, _) = answer(&x[0]);
+            let places = (0..rows * k).map(|i| (i % k * rows + i / k) as f64).collect();
+            vec![weights, experts.clone(), Array::new(I32, experts.shape, places)]
+        });
+        all.push(case.within(8.0, 0.1));
+    }
+    all
 }

@@ -175,4 +175,12 @@ impl LayerView<'_> {
         let Some(halves) = self.layer.halves()? else { unreachable!("the cache is not empty") };
         Ok(halves)
     }
+
+    /// As [`Self::write_at`] for `rows`, `[B, 1, T, D]`, that stand for both: gives `[B, 1, capacity, D]`.
+    pub fn write_one_at(&mut self, rows: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        let Some(held) = &self.layer.held else { bail!("the cache is empty: a prompt comes before a step") };
+        let held = held.squeeze(0)?;
+        ops::write_at(&held, positions, rows)?;
+        Ok(held)
+    }
 }

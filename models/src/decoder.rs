@@ -7,12 +7,12 @@ use crate::adapter::Adapters;
 use crate::cache::{Cache, LayerView};
 use crate::loader::Loader;
 use crate::mla::Mla;
-use crate::moe::Moe;
+use crate::moe::{ExpertTokens, Moe};
 use crate::rotary::{Places, RotaryTables};
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;
-use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Weight};
+use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Kernels, Weight};
 use candle_ascend::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -119,6 +119,14 @@ enum Place {
 }
 
 impl Pass {
+    /// Where the tokens stand, if the device alone knows it.
+    pub fn positions(&self) -> Option<&Tensor> {
+        match &self.place {
+            Place::After(_) | Place::Packed(_) => None,
+            Place::At { positions, .. } => Some(positions),
+        }
+    }
+
     /// Queries and keys `[B, N, T, D]` turned to the positions of the pass.
     pub fn rotate(&self, query: &Tensor, key: &Tensor) -> Result<(Tensor, Tensor)> {
         Ok(ops::rotary(query, key, &self.cos, &self.sin)?)
@@ -167,14 +175,15 @@ impl Attention {
         let query = qkv.narrow(2, 0, self.heads)?.transpose(1, 2)?;
         let key = qkv.narrow(2, self.heads, self.kv_heads)?.transpose(1, 2)?;
         let value = qkv.narrow(2, self.heads + self.kv_heads, self.kv_heads)?.transpose(1, 2)?;
-        let (query, key) = match (&self.qk_norm, &pass.place) {
-            (None, _) => ops::rotary(&query, &key, &pass.cos, &pass.sin)?,
+        let turned = |(query, key), value| [query, key, value];
+        let [query, key, value] = match (&self.qk_norm, &pass.place) {
+            (None, _) => turned(ops::rotary(&query, &key, &pass.cos, &pass.sin)?, value),
             // A step keeps nothing of a layer, so that the rotated heads may take the place of the others.
             (Some((q, k)), Place::At { .. }) => {
-                ops::norm_rotary(query, key, (&q.weight, &k.weight), q.eps, &pass.cos, &pass.sin)?
+                ops::norm_rotary([query, key, value], (&q.weight, &k.weight), q.eps, &pass.cos, &pass.sin)?
             }
             (Some((q, k)), Place::After(_) | Place::Packed(_)) => {
-                ops::rotary(&q.forward(&query)?, &k.forward(&key)?, &pass.cos, &pass.sin)?
+                turned(ops::rotary(&q.forward(&query)?, &k.forward(&key)?, &pass.cos, &pass.sin)?, value)
             }
         };
         let (keys, values) = match &pass.place {
@@ -264,11 +273,6 @@ impl Layer {
         Self::with(loader, config, index, Mixer::Heads(attention), feed_forward)
     }
 
-    /// Whether the layer has heads of attention and one feed-forward part, and nothing that is chosen by its input.
-    pub(crate) fn is_dense(&self) -> bool {
-        matches!((&self.mixer, &self.feed_forward), (Mixer::Heads(_), FeedForward::Dense(_)))
-    }
-
     /// A layer of these parts with the norms of layer `index`.
     pub fn with(
         loader: &Loader,
@@ -318,6 +322,14 @@ impl Decoder {
 
     pub(crate) fn layers(&self) -> &[Arc<Layer>] {
         &self.layers
+    }
+
+    /// The layers that have experts, with their numbers.
+    fn experts(&self) -> impl Iterator<Item = (usize, &Moe)> {
+        self.layers.iter().enumerate().filter_map(|(index, layer)| match &layer.feed_forward {
+            FeedForward::Experts(experts) => Some((index, experts)),
+            FeedForward::Dense(_) => None,
+        })
     }
 
     /// A pass over the tokens that follow the ones in `cache`.
@@ -403,8 +415,8 @@ impl CausalLm for Decoder {
     }
 
     fn step(&self, input_ids: &Tensor, positions: &Tensor, cache: &mut Cache) -> Result<Option<Tensor>> {
-        // Latent rows are appended at a place that the host knows, and experts' groups are made from tensors that it uploads.
-        if !self.layers.iter().all(|layer| layer.is_dense()) {
+        // Decomposed, experts' groups are made from tensors that the host uploads, and their ends are read by it.
+        if ops::kernels() == Kernels::Plain && self.experts().next().is_some() {
             return Ok(None);
         }
         let tokens = self.check(input_ids, cache)?;
@@ -413,6 +425,15 @@ impl CausalLm for Decoder {
         let (output, residual) = self.run_layers(input_ids, &pass, cache)?;
         let (normed, _) = self.norm.add_forward(&output, &residual)?;
         Ok(Some(self.head.forward(&normed)?))
+    }
+
+    fn count_expert_tokens(&self) -> Result<()> {
+        self.experts().try_for_each(|(_, experts)| experts.count_tokens())
+    }
+
+    fn expert_tokens(&self) -> Result<Vec<ExpertTokens>> {
+        let of = |(layer, experts): (usize, &Moe)| Ok(ExpertTokens { layer, tokens: experts.tokens()? });
+        self.experts().map(of).collect()
     }
 
     fn hidden_packed(&self, input_ids: &Tensor, lengths: &[usize], keep: Option<Checkpoint>) -> Result<Tensor> {

@@ -37,7 +37,7 @@ pub use fp8::Fp8;
 pub use generation_config::GenerationConfig;
 pub use loader::{Loader, Source};
 pub use mla::MlaConfig;
-pub use moe::{Moe, Router};
+pub use moe::{ExpertTokens, Moe, Router};
 pub use random::{Inventory, Random, normal_values};
 pub use rope::{Rope, RopeScaling, Yarn};
 pub use shapes::{EXPERT_SHAPES, ExpertShape, SHAPES, Shape};
@@ -79,6 +79,16 @@ pub trait CausalLm: Send + Sync {
     /// `positions`. `None` from models that cannot decode this way.
     fn step(&self, _input_ids: &Tensor, _positions: &Tensor, _cache: &mut Cache) -> Result<Option<Tensor>> {
         Ok(None)
+    }
+
+    /// From now on counts on the device which experts tokens go to, from zero.
+    fn count_expert_tokens(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What was counted, layer by layer; nothing for models without experts. Waits for the device.
+    fn expert_tokens(&self) -> Result<Vec<ExpertTokens>> {
+        Ok(Vec::new())
     }
 
     /// Hidden states `[N, H]` after the last norm of whole sequences of these `lengths`, one after the other in `input_ids`

@@ -119,8 +119,12 @@ impl Mla {
         let row = self.norm.forward(&down.narrow(D::Minus1, own, latent)?.contiguous()?)?;
         let key_rope = down.narrow(D::Minus1, own + latent, rope)?.unsqueeze(1)?;
         let query_rope = query.narrow(D::Minus1, nope, rope)?;
-        let (query_rope, key_rope) = pass.rotate(&query_rope.contiguous()?, &key_rope.contiguous()?)?;
-        let cached = cache.append_one(&Tensor::cat(&[&row.unsqueeze(1)?, &key_rope], D::Minus1)?)?;
+        let (query_rope, key_rope) = pass.rotate(&query_rope, &key_rope)?;
+        let row = Tensor::cat(&[&row.unsqueeze(1)?, &key_rope], D::Minus1)?;
+        let cached = match pass.positions() {
+            None => cache.append_one(&row)?,
+            Some(positions) => cache.write_one_at(&row, positions)?,
+        };
         let query = (query.narrow(D::Minus1, 0, nope)?, query_rope);
         // One token reads each cached row once and shares it among the heads; many tokens pay less for expanded keys.
         let mixed =
@@ -136,19 +140,17 @@ impl Mla {
     }
 
     /// Attention in the latent space: the keys' projection is applied to the query, the values' to the result.
-    /// `cached` [B, 1, S, L + rope] → [B, N, T, V].
+    /// `cached` [B, 1, S, L + rope] → [B, N, 1, V].
     fn absorbed(&self, (nope, rope): (Tensor, Tensor), cached: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let (batch, heads, tokens, width) = nope.dims4()?;
-        let (latent, value) = (self.widths.kv_lora_rank, self.widths.v_head_dim);
         let (keys, values) = self.up_parts()?;
-        let by_head = |x: &Tensor, width| x.transpose(0, 1)?.reshape((heads, batch * tokens, width));
-        let by_batch = |x: Tensor, width| x.reshape((heads, batch, tokens, width))?.transpose(0, 1);
-        let query = by_batch(by_head(&nope, width)?.matmul(&keys.contiguous()?)?, latent)?;
+        // Views both: with one token to a sequence nothing has to be moved.
+        let by_head = |x: &Tensor| x.squeeze(2)?.transpose(0, 1);
+        let by_batch = |x: &Tensor| x.transpose(0, 1)?.unsqueeze(2);
+        let query = by_batch(&by_head(&nope)?.matmul(&keys)?)?;
         let query = Tensor::cat(&[&query, &rope], D::Minus1)?;
-        let rows = cached.narrow(D::Minus1, 0, latent)?;
+        let rows = cached.narrow(D::Minus1, 0, self.widths.kv_lora_rank)?;
         let mixed = pass.attention(&query, cached, &rows, self.scale)?;
-        let mixed = by_head(&mixed, latent)?.matmul(&values.transpose(1, 2)?)?;
-        Ok(by_batch(mixed, value)?)
+        Ok(by_batch(&by_head(&mixed)?.matmul(&values.transpose(1, 2)?)?)?)
     }
 
     /// Attention over keys and values of every head, made from the cached rows. → [B, N, T, V].

@@ -6,8 +6,9 @@ use crate::config::MoeConfig;
 use crate::decoder::Mlp;
 use crate::{Config, Loader};
 use anyhow::{Context, Result, ensure};
-use candle_ascend::ops::moe::{self, Gating};
+use candle_ascend::ops::moe::{self, Gating, Permuted};
 use candle_ascend::{DType, Tensor, ops};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How the router turns logits into weights, as `config.json` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +17,17 @@ pub enum Router {
     Softmax { renormalise: bool },
     /// A sigmoid an expert, chosen within the best groups with a bias that the checkpoint brings.
     Sigmoid { groups: usize, kept_groups: usize, renormalise: bool, factor: f64 },
+}
+
+impl Router {
+    /// A weight of the router in the type that its product has: DeepSeek's is F32 in every dtype, Qwen's the model's own. What is
+    /// trained stays what it is, and is widened in each pass.
+    fn widened(&self, weight: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Sigmoid { .. } if !weight.is_variable() => Ok(weight.to_dtype(DType::F32)?),
+            Self::Sigmoid { .. } | Self::Softmax { .. } => Ok(weight),
+        }
+    }
 }
 
 /// Routed experts, and the shared one beside them where the checkpoint has it.
@@ -30,6 +42,25 @@ pub struct Moe {
     down: Tensor,
     shared: Option<Mlp>,
     per_token: usize,
+    /// Where the groups of all passes ended, added up `[E]` in I64, while that is counted. The routing itself is not read.
+    counted: Mutex<Option<Tensor>>,
+    /// As in the checkpoint, for errors.
+    name: String,
+}
+
+/// How many tokens each expert of a layer got.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertTokens {
+    pub layer: usize,
+    pub tokens: Vec<u64>,
+}
+
+impl ExpertTokens {
+    /// The busiest expert's tokens over the mean: 1 is even. None before the first token.
+    pub fn imbalance(&self) -> Option<f64> {
+        let (most, sum) = (*self.tokens.iter().max()?, self.tokens.iter().sum::<u64>());
+        (sum > 0).then(|| most as f64 * self.tokens.len() as f64 / sum as f64)
+    }
 }
 
 impl Moe {
@@ -45,34 +76,65 @@ impl Moe {
             Router::Sigmoid { .. } => Some(loader.tensor(&format!("{name}.gate.e_score_correction_bias"), &[experts])?),
             Router::Softmax { .. } => None,
         };
+        let gate = loader.tensor(&format!("{name}.gate.weight"), &[experts, hidden])?;
         let shared = match moe.shared {
             0 => None,
             shared => Some(Mlp::of_width(loader, hidden, shared * inner, &format!("{name}.shared_experts"), false)?),
         };
         Ok(Self {
             router: moe.router.clone(),
-            gate: loader.tensor(&format!("{name}.gate.weight"), &[experts, hidden])?,
-            bias,
+            gate: moe.router.widened(gate)?,
+            bias: bias.map(|bias| moe.router.widened(bias)).transpose()?,
             gate_up: gate_up.reshape((experts, 2 * inner, hidden))?,
             down: down.reshape((experts, hidden, inner))?,
             shared,
             per_token: moe.per_token,
+            counted: Mutex::new(None),
+            name: name.to_owned(),
         })
+    }
+
+    /// Counts from zero.
+    pub(crate) fn count_tokens(&self) -> Result<()> {
+        let zeros = Tensor::zeros(self.gate.dim(0)?, DType::I64, self.gate.device())?;
+        *self.counted() = Some(zeros);
+        Ok(())
+    }
+
+    /// Tokens of each expert since counting began.
+    pub(crate) fn tokens(&self) -> Result<Vec<u64>> {
+        let Some(counted) = self.counted().clone() else { return Ok(vec![0; self.gate.dim(0)?]) };
+        let ends: Vec<i64> = counted.to_vec1()?;
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        Ok(ends.iter().zip(starts).map(|(end, start)| (end - start) as u64).collect())
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Option<Tensor>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `x` [B, T, H] → [B, T, H].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, hidden) = x.dims3()?;
         let rows = x.reshape((batch * tokens, hidden))?;
-        let (weights, chosen) = self.route(&rows)?;
-        let permuted = moe::permute(&rows, &chosen, self.gate_up.dim(0)?)?;
-        let inner = ops::swiglu(&moe::grouped_linear(&permuted.rows, &self.gate_up, &permuted.ends)?)?;
-        let outputs = moe::grouped_linear(&inner, &self.down, &permuted.ends)?;
-        let routed = moe::unpermute(&outputs, &permuted.order, &weights)?.reshape((batch, tokens, hidden))?;
-        match &self.shared {
-            Some(shared) => Ok((routed + shared.forward(x)?)?),
-            None => Ok(routed),
+        let shared = self.shared.as_ref().map(|shared| shared.forward(&rows)).transpose()?;
+        let sum = self.routed(&rows, shared.as_ref()).with_context(|| format!("the experts of {}", self.name))?;
+        Ok(sum.reshape((batch, tokens, hidden))?)
+    }
+
+    /// What the chosen experts make of `rows` [T, H], added to what the shared one makes of them.
+    fn routed(&self, rows: &Tensor, shared: Option<&Tensor>) -> Result<Tensor> {
+        let (weights, chosen) = self.route(rows)?;
+        let Permuted { rows, places, ends } = moe::permute(rows, &chosen, self.gate_up.dim(0)?)?;
+        if let Some(counted) = &*self.counted() {
+            counted.slice_set(&(counted + &ends)?, 0, 0)?;
         }
+        let inner = ops::swiglu(&moe::grouped_linear(&rows, &self.gate_up, &ends)?)?;
+        let outputs = moe::grouped_linear(&inner, &self.down, &ends)?;
+        Ok(match shared {
+            Some(shared) => moe::unpermute_onto(shared, &outputs, &places, &weights)?,
+            None => moe::unpermute(&outputs, &places, &weights)?,
+        })
     }
 
     /// Weights and experts of each row.
@@ -87,7 +149,6 @@ impl Moe {
                 factor: *factor,
             },
         };
-        // DeepSeek's router is an f32 product in every dtype, Qwen's one in the model's.
         let logits = match self.router {
             Router::Sigmoid { .. } => ops::linear(&rows.to_dtype(DType::F32)?, &self.gate.to_dtype(DType::F32)?, None)?,
             Router::Softmax { .. } => ops::linear(rows, &self.gate, None)?,

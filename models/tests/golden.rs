@@ -121,6 +121,11 @@ fn cpu_decomposed() {
     ops::with_kernels(Kernels::Plain, || golden_on("cpu*", &Device::Cpu));
 }
 
+#[test]
+fn sim_decomposed() {
+    ops::with_kernels(Kernels::Plain, || golden_on("sim*", &common::simulated()));
+}
+
 /// A cache filled in pieces gives the logits of one pass, beyond the block that it is first made for.
 fn pieces_on(device: &Device) -> Result<()> {
     for name in MODELS {

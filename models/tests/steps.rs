@@ -2,8 +2,9 @@
 
 mod common;
 
+use candle_ascend::ops::{self, Kernels};
 use candle_ascend::{DType, Device, Tensor};
-use common::{DENSE, Fixture, MODELS, simulated};
+use common::{Fixture, MODELS, simulated};
 use npu_models::{CausalLm, Logits};
 
 fn logits(tensor: &Tensor) -> Vec<f32> {
@@ -39,11 +40,12 @@ fn largest_difference(
 }
 
 fn steps_equal_passes(device: &Device) -> anyhow::Result<()> {
-    for name in DENSE {
+    for name in MODELS {
         let fixture = Fixture::read(name);
         // The same sums with zeros among them: f32 differs by the order of addition, bf16 by a step of its eight bits
         // at logits of about ten where a sum falls to the other side.
-        for (dtype, most) in [(DType::F32, 1e-4), (DType::BF16, 0.13)] {
+        // Where a rounding flips the choice of an expert, bf16 has no bound.
+        for (dtype, most) in [(DType::F32, 1e-4), (DType::BF16, if common::routes(name) { f32::MAX } else { 0.13 })] {
             let loaded = npu_models::load(&fixture.dir, dtype, device, &|_, _| {})?;
             let model = loaded.model.as_ref();
             // One sequence takes shorter ways than several.
@@ -58,15 +60,17 @@ fn steps_equal_passes(device: &Device) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// They say so before anything is written, and are run pass by pass.
+/// Decomposed experts are grouped by the host, so that a step could not be captured: they say so before anything is written, and
+/// are run pass by pass.
 #[test]
-fn models_with_experts_have_no_step_yet() -> anyhow::Result<()> {
+fn decomposed_experts_have_no_step() -> anyhow::Result<()> {
     for name in MODELS.into_iter().filter(|name| common::routes(name)) {
         let loaded = npu_models::load(&Fixture::read(name).dir, DType::F32, &Device::Cpu, &|_, _| {})?;
         let mut cache = loaded.model.new_cache();
         loaded.model.forward(&Tensor::full(7u32, (1, 4), &Device::Cpu)?, &mut cache, Logits::Last)?;
         let (ids, positions) = (Tensor::full(7u32, (1, 1), &Device::Cpu)?, Tensor::full(4i64, 1, &Device::Cpu)?);
-        assert!(loaded.model.step(&ids, &positions, &mut cache)?.is_none(), "{name}");
+        let step = ops::with_kernels(Kernels::Plain, || loaded.model.step(&ids, &positions, &mut cache))?;
+        assert!(step.is_none(), "{name}");
         assert_eq!(cache.len(), 4);
     }
     Ok(())

@@ -143,7 +143,7 @@ pub struct InferArgs {
     #[arg(long, help_heading = "Generation")]
     pub enforce_eager: bool,
 
-    /// Say where the simulated device's modelled time goes, by operator
+    /// Say how evenly tokens went to a model's experts, and where the simulated device's modelled time goes, by operator
     #[arg(long, help_heading = "Output")]
     pub stats: bool,
 

@@ -2,6 +2,7 @@
 
 use crate::cli::InferArgs;
 use crate::device::{self, Opened};
+use crate::experts::ExpertLoad;
 use crate::model::{self, Folder};
 use crate::modelled::{self, Recording};
 use crate::{progress, report};
@@ -24,6 +25,9 @@ struct Report<'a> {
     prompt: &'a str,
     #[serde(flatten)]
     generation: &'a Generation,
+    /// With `--stats`, of models that have experts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<ExpertLoad>,
 }
 
 /// Exit code of a program that was interrupted, as shells count it.
@@ -33,7 +37,7 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     let prompt = prompt(args)?;
     let folder = Folder::of(&args.model)?;
     let Opened { device, line, simulated } = device::open(&args.device)?;
-    modelled::only_simulated(simulated, &[("--stats", args.stats), ("--timeline", args.timeline.is_some())])?;
+    modelled::only_simulated(simulated, &[("--timeline", args.timeline.is_some())])?;
     let dtype = model::dtype(&args.model, &folder, &device)?;
     if !args.json {
         eprintln!("{}", report::dimmed(&format!("{} on {line}, {}", folder.name(), dtype.as_str())));
@@ -50,6 +54,10 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     })?;
     bar.finish_and_clear();
     report::notes(&generator.load_stats().notes, args.json);
+    let model = generator.model();
+    if args.stats && model.config().moe.is_none() {
+        modelled::only_simulated(simulated, &[("--stats", true)])?;
+    }
 
     let encoded = encode(args, &generator, &prompt)?;
     let options = GenerateOptions {
@@ -60,7 +68,10 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
     };
     let abort = on_interrupt()?;
     let mut screen = Screen::new(encoded.thinking, args.json);
-    let recording = (args.stats || args.timeline.is_some()).then(Recording::start);
+    if args.stats {
+        model.count_expert_tokens()?;
+    }
+    let recording = (simulated && (args.stats || args.timeline.is_some())).then(Recording::start);
     let generation = generator.generate(&encoded.tokens, &options, &abort, &mut |piece| screen.show(piece))?;
     screen.finish()?;
     if let Some(recording) = recording {
@@ -70,6 +81,10 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
             eprint!("{}", tasks.by_operator());
         }
     }
+    let experts = if args.stats { ExpertLoad::of(model.expert_tokens()?) } else { None };
+    if let Some(experts) = experts.as_ref().filter(|_| !args.json) {
+        eprint!("{experts}");
+    }
     if args.json {
         let model = folder.name();
         report::json(&Report {
@@ -78,6 +93,7 @@ pub fn run(args: &InferArgs) -> Result<ExitCode> {
             dtype: dtype.as_str(),
             prompt: &encoded.text,
             generation: &generation,
+            experts,
         })?;
     } else {
         eprintln!("{}", report::dimmed(&format!("{}{}", generation.stats, ending(generation.stop))));

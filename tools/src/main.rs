@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod demo;
 mod device;
+mod experts;
 mod infer;
 mod launch;
 mod logits;

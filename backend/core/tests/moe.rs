@@ -47,7 +47,16 @@ fn choices_follow_the_rules() {
         };
         let grouped = |row: &[f64]| by_groups(row, &bias, 3, (4, 2), 2.5);
         type Rule<'a> = &'a dyn Fn(&[f64]) -> Vec<(usize, f64)>;
-        let cases: [(Gating, Rule); 2] = [(Gating::Softmax { renormalise: false }, &softmax), (sigmoid, &grouped)];
+        let among_chosen = |row: &[f64]| {
+            let chosen = softmax(row);
+            let total: f64 = chosen.iter().map(|(_, weight)| weight).sum();
+            chosen.into_iter().map(|(i, weight)| (i, weight / total)).collect::<Vec<_>>()
+        };
+        let cases: [(Gating, Rule); 3] = [
+            (Gating::Softmax { renormalise: false }, &softmax),
+            (Gating::Softmax { renormalise: true }, &among_chosen),
+            (sigmoid, &grouped),
+        ];
         for (gating, rule) in cases {
             let (weights, experts) = moe::route(&x, 3, gating).expect("a choice");
             let experts: Vec<Vec<u32>> = experts.to_vec2().expect("experts");
@@ -66,7 +75,7 @@ fn choices_follow_the_rules() {
 fn layer(x: &Tensor, weight: &Tensor, chosen: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let permuted = moe::permute(x, chosen, weight.dim(0)?)?;
     let y = moe::grouped_linear(&permuted.rows, weight, &permuted.ends)?;
-    moe::unpermute(&y, &permuted.order, weights)
+    moe::unpermute(&y, &permuted.places, weights)
 }
 
 #[test]
@@ -145,17 +154,77 @@ fn misfits_are_refused_with_words() {
         (
             Tensor::from_slice(&[0u32, 3, 4, 1], (2, 2), &Device::Cpu)
                 .and_then(|ids| moe::permute(&zeros(&[2, 4], DType::F32), &ids, 4).map(|_| ())),
-            "choice 0 of token 1 is expert 4, of 4",
+            "choice 0 of row 1 is expert 4, and there are 4",
         ),
         (
-            Tensor::from_slice(&[1u32, 1], 2, &Device::Cpu).and_then(|order| {
-                moe::unpermute(&zeros(&[2, 4], DType::F32), &order, &zeros(&[1, 2], DType::F32)).map(|_| ())
+            Tensor::from_slice(&[1u32, 2], 2, &Device::Cpu).and_then(|places| {
+                moe::unpermute(&zeros(&[2, 4], DType::F32), &places, &zeros(&[1, 2], DType::F32)).map(|_| ())
             }),
-            "row 1 is of choice 1, of 2 that occur once each",
+            "choice 1 of token 0 is in row 2, of 2",
+        ),
+        (
+            moe::unpermute(&zeros(&[4, 3], DType::F32), &zeros(&[4], DType::U32), &zeros(&[3, 2], DType::F32))
+                .map(|_| ()),
+            "wanted [T·K, H], [T·K] and [T, K]",
         ),
     ];
     for (got, wanted) in cases {
         let message = got.expect_err(wanted).to_string();
         assert!(message.contains(wanted), "{message:?}, wanted {wanted:?}");
+    }
+}
+
+/// Bad routing is said where it is: by the CPU at once, by an NPU when its stream comes there.
+#[test]
+fn logits_and_experts_that_are_none_are_named() {
+    devices();
+    // A failure of a stream is heard by all who wait for it: an NPU of its own.
+    for device in [Device::Cpu, Device::new_sim("", 7).expect("a simulated NPU opens")] {
+        let mut values = vec![0.5f32; 2 * EXPERTS];
+        values[EXPERTS + 4] = f32::NAN;
+        let logits = Tensor::from_vec(values, (2, EXPERTS), &device).expect("logits");
+        let sigmoid = Gating::Sigmoid { bias: None, groups: 4, kept_groups: 2, renormalise: true, factor: 1.0 };
+        for gating in [Gating::Softmax { renormalise: true }, sigmoid] {
+            let chosen = moe::route(&logits, 2, gating).and_then(|(_, experts)| experts.to_vec2::<u32>());
+            assert_says(chosen.expect_err("no number"), &["row 1", "expert 4", "not a number"]);
+        }
+        let x = Tensor::zeros((2, 4), DType::F32, &device).expect("rows");
+        let ids = Tensor::from_slice(&[0u32, 1, 3, 7], (2, 2), &device).expect("experts");
+        let ends = moe::permute(&x, &ids, 6).and_then(|permuted| permuted.ends.to_vec1::<i64>());
+        let (row, choice) = if device.is_cpu() { ("of row 1", "choice 1") } else { ("at row 1", "choice 1") };
+        assert_says(ends.expect_err("no expert"), &[row, choice, "7"]);
+    }
+}
+
+fn assert_says(error: candle_ascend::Error, words: &[&str]) {
+    let text = error.to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+}
+
+/// What all tokens share is added to their experts' sum, which is rounded once with it or once before.
+#[test]
+fn shared_rows_are_added() {
+    let chosen: Vec<u32> = vec![1, 0, 2, 1, 0, 2];
+    for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+        let (y, shared) = (operand(&mut rng(5), &[6, 7], dtype), operand(&mut rng(6), &[3, 7], dtype));
+        for device in devices() {
+            let (y, shared) = (ours(&y, &device), ours(&shared, &device));
+            let ids = Tensor::from_slice(&chosen, (3, 2), &device).expect("experts");
+            let weights = Tensor::from_slice(&[0.5f32, 0.25, 1.0, 0.75, 0.125, 0.5], (3, 2), &device).expect("weights");
+            let places = moe::permute(&shared, &ids, 3).expect("permuted").places;
+            let got = rows(&moe::unpermute_onto(&shared, &y, &places, &weights).expect("sums"));
+            let (places, weights): (Vec<u32>, _) = (places.to_vec1().expect("places"), rows(&weights));
+            let (y, shared) = (rows(&y), rows(&shared));
+            for (token, got) in got.iter().enumerate() {
+                for (column, got) in got.iter().enumerate() {
+                    let of = |j: usize| weights[token][j] * y[places[2 * token + j] as usize][column];
+                    let wanted = shared[token][column] + of(0) + of(1);
+                    assert!(
+                        (got - wanted).abs() <= tolerance * wanted.abs().max(1.0),
+                        "{dtype:?}: {got}, wanted {wanted}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ pub const MODELS: [&str; 5] = ["qwen2-tiny", "qwen3-tiny", "llama-tiny", "qwen3-
 /// further predictions behind the last one; and queries without a latent, several dense layers, YaRN's scales apart.
 pub const VARIANTS: [&str; 2] = ["deepseek-v3-fp8-tiny", "deepseek-v3-direct-tiny"];
 
-/// Those of [`MODELS`] without experts: they have steps with places on the device, and GGUF files.
+/// Those of [`MODELS`] without experts, which have GGUF files.
 pub const DENSE: [&str; 3] = ["qwen2-tiny", "qwen3-tiny", "llama-tiny"];
 
 /// Whether a model routes its tokens: near a tie the choice of experts flips at a rounding, in PyTorch's own runs too.

@@ -39,6 +39,8 @@ const UNIFIED_BUFFER: usize = 192 << 10;
 /// RotaryPositionEmbedding takes heads and batches below these sizes.
 const ROTARY_WIDTH: usize = 896;
 const ROTARY_BATCH: usize = 1000;
+/// Widest head that NormRopeConcat takes.
+const NORM_ROPE_WIDTH: usize = 1024;
 /// Widest head that fused attention takes.
 const ATTENTION_WIDTH: usize = 512;
 /// Most query heads that share one key head in fused attention.
@@ -117,6 +119,11 @@ impl NpuStorage {
             launch::<op::AddRmsNorm, _>(self.context(), (&x1, &x2, &gamma, eps, &y, &rstd, &x))?;
         }
         Ok((out, sum))
+    }
+
+    /// What an operator is told of the elements that `layout` selects.
+    pub(super) fn operand(&self, layout: &Layout) -> Result<TensorDesc<'_>> {
+        Ok(self.view(layout)?.desc()?)
     }
 
     fn like(&self, layout: &Layout) -> Result<Self> {
@@ -283,6 +290,47 @@ impl NpuStorage {
         }
         self.rotate_into(normed.shaped(both.dims())?, cos, sin, AttentionLayout::Bnsd, self.view(both)?)?;
         Ok(true)
+    }
+
+    /// Queries (`self`), keys and values `[B, N, S, D]`, in this order in one new storage, row-major each: queries and keys
+    /// normed head by head with their weights `[D]` and rotated by the rows of `cos` and `sin` `[S, D]`. One launch; `None`
+    /// when the loaded CANN has no operator for it.
+    pub fn norm_rotary_all(
+        &self,
+        layouts: [&Layout; 3],
+        others: [&Self; 2],
+        weights: [(&Self, &Layout); 2],
+        eps: f64,
+        cos: (&Self, &Layout),
+        sin: (&Self, &Layout),
+    ) -> Result<Option<Self>> {
+        require("norm_rotary", self.element(), FLOATS)?;
+        let &[_, _, positions, width] = layouts[0].dims() else {
+            return arguments("norm_rotary", format!("shape {:?}, wanted four dimensions", layouts[0].dims()));
+        };
+        let fits = width % 2 == 0 && width <= NORM_ROPE_WIDTH && cos.1.dims() == [positions, width];
+        if !fits || !self.context().has::<op::NormRopeConcat>() {
+            return Ok(None);
+        }
+        let counts = layouts.map(|layout| layout.shape().elem_count());
+        let out = self.npu().uninit(self.element(), counts.iter().sum())?;
+        let starts = [0, counts[0], counts[0] + counts[1]];
+        // The operator takes tokens in front of heads, and answers heads in front of tokens.
+        let from = [layouts[0].transpose(1, 2)?, layouts[1].transpose(1, 2)?, layouts[2].transpose(1, 2)?];
+        let (q, k, v) = (self.operand(&from[0])?, others[0].operand(&from[1])?, others[1].operand(&from[2])?);
+        let to = |i: usize| Layout::contiguous_with_offset(layouts[i].shape(), starts[i]);
+        let (to_q, to_k, to_v) = (out.view(&to(0))?, out.view(&to(1))?, out.view(&to(2))?);
+        let [wq, wk, cos, sin] = [weights[0], weights[1], cos, sin].map(|(storage, layout)| storage.operand(layout));
+        let (wq, wk, cos, sin) = (wq?, wk?, cos?, sin?);
+        const NO: Option<&TensorDesc<'static>> = None;
+        const RMS_WITH_WEIGHT: i64 = 4;
+        const HALVES: i64 = 2;
+        #[rustfmt::skip]
+        launch::<op::NormRopeConcat, _>(self.context(), (
+            &q, &k, &v, NO, NO, NO, Some(&wq), NO, Some(&wk), NO, NO, NO, NO, NO, Some(&sin), Some(&cos), RMS_WITH_WEIGHT, 0i64, HALVES,
+            0i64, eps, false, &to_q.desc()?, &to_k.desc()?, &to_v.desc()?, NO, NO, NO, NO, NO, NO, NO, NO,
+        ))?;
+        Ok(Some(out))
     }
 
     /// A row-major tensor of shape `dims` seen as batch, sequence, heads, width.

@@ -24,7 +24,7 @@ fn permute_of<T: Real>(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Pe
     let mut ends = vec![0i64; experts];
     for (place, &expert) in chosen.iter().enumerate() {
         let Some(count) = ends.get_mut(expert as usize) else {
-            bail!("permute: choice {} of token {} is expert {expert}, of {experts}", place % k, place / k)
+            bail!("permute: choice {} of row {} is expert {expert}, and there are {experts}", place % k, place / k)
         };
         *count += 1;
     }
@@ -33,12 +33,13 @@ fn permute_of<T: Real>(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Pe
         total += *count;
         *count = total;
     }
-    let mut order = vec![0u32; chosen.len()];
+    let (mut order, mut places) = (vec![0u32; chosen.len()], vec![0u32; chosen.len()]);
     let mut next = ends.clone();
     for (place, &expert) in chosen.iter().enumerate().rev() {
         let next = &mut next[expert as usize];
         *next -= 1;
         order[*next as usize] = place as u32;
+        places[place] = *next as u32;
     }
     let x = x.contiguous()?;
     let mut rows = vec![T::zero(); chosen.len() * width];
@@ -55,7 +56,7 @@ fn permute_of<T: Real>(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Pe
     let count = chosen.len();
     Ok(Permuted {
         rows: Tensor::from_vec(rows, (count, width), device)?,
-        order: Tensor::from_vec(order, count, device)?,
+        places: Tensor::from_vec(places, count, device)?,
         ends: Tensor::from_vec(ends, experts, device)?,
     })
 }
@@ -86,25 +87,19 @@ fn grouped_linear_of<T: Real>(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Res
 }
 
 /// [`super::moe::unpermute`]; none where the CPU has no override, or gradients are recorded.
-pub(super) fn unpermute(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result<Option<Tensor>> {
-    if tracked(&[y, weights])
-        || weights.dtype() != DType::F32
-        || !weights.device().is_cpu()
-        || order.dtype() != DType::U32
-    {
+pub(super) fn unpermute(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Option<Tensor>> {
+    let wanted = weights.dtype() == DType::F32 && places.dtype() == DType::U32;
+    if !wanted || tracked(&[y, weights]) || !weights.device().is_cpu() {
         return Ok(None);
     }
-    on_cpu!(y, unpermute_of(y, order, weights))
+    on_cpu!(y, unpermute_of(y, places, weights))
 }
 
-fn unpermute_of<T: Real>(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result<Tensor> {
+fn unpermute_of<T: Real>(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let ((rows, width), (tokens, k)) = (y.dims2()?, weights.dims2()?);
-    let mut row_of = vec![usize::MAX; rows];
-    for (row, place) in order.to_vec1::<u32>()?.into_iter().enumerate() {
-        match row_of.get_mut(place as usize) {
-            Some(of) if *of == usize::MAX => *of = row,
-            _ => bail!("unpermute: row {row} is of choice {place}, of {rows} that occur once each"),
-        }
+    let row_of: Vec<u32> = places.to_vec1()?;
+    if let Some(at) = row_of.iter().position(|&row| row as usize >= rows) {
+        bail!("unpermute: choice {} of token {} is in row {}, of {rows}", at % k, at / k, row_of[at])
     }
     let weights: Vec<f32> = weights.flatten_all()?.to_vec1()?;
     let y = y.contiguous()?;
@@ -117,7 +112,7 @@ fn unpermute_of<T: Real>(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result
             for (token, to) in (task * ROWS..).zip(sums.chunks_exact_mut(width)) {
                 sum.fill(0.0);
                 for (row, weight) in row_of[token * k..][..k].iter().zip(&weights[token * k..]) {
-                    T::widen_slice(&from[row * width..][..width], &mut wide);
+                    T::widen_slice(&from[*row as usize * width..][..width], &mut wide);
                     sum.iter_mut().zip(&wide).for_each(|(sum, value)| *sum += value * weight);
                 }
                 T::round_slice(&sum, to);

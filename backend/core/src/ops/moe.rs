@@ -5,7 +5,7 @@
 
 use super::fused::{expect_float, wide};
 use super::kernels::{no_kernel, ours, overrides};
-use super::{cpu_moe, linear};
+use super::{cpu, cpu_moe, linear};
 use crate::autograd::tracked;
 use crate::{D, DType, Result, Tensor, bail};
 use std::ops::Range;
@@ -22,9 +22,13 @@ pub enum Gating<'a> {
     Sigmoid { bias: Option<&'a Tensor>, groups: usize, kept_groups: usize, renormalise: bool, factor: f64 },
 }
 
-/// Chooses `k` experts for each row of `logits` `[T, E]`: weights `[T, K]` in F32 and experts `[T, K]` in U32, the best first.
+/// Chooses `k` experts for each row of `logits` `[T, E]`: weights `[T, K]` and experts `[T, K]` in U32, the best first.
 ///
-/// Computed in F32 whatever the type of the logits: a choice that flips at a rounding changes the token's whole path.
+/// Computed in F32 whatever the type of the logits: a choice that flips at a rounding changes the token's whole path. The
+/// weights are F32, or rounded to the type of the logits where the device's operator answers that.
+///
+/// # Errors
+/// Logits that are no numbers have no best: the CPU says in which row, an NPU when it comes there.
 pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, Tensor)> {
     expect_float(logits, "route")?;
     let (tokens, experts) = logits.dims2()?;
@@ -34,7 +38,22 @@ pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, T
     if ours(logits) && !tracked(&[logits]) {
         return no_kernel("route");
     }
+    if let Gating::Sigmoid { groups, kept_groups, .. } = gating {
+        check_groups(experts, groups, kept_groups)?;
+    }
+    if overrides()
+        && !tracked(&[logits])
+        && let Some(chosen) = super::npu::route(logits, k, gating)?
+    {
+        return Ok(chosen);
+    }
     let logits = logits.to_dtype(DType::F32)?;
+    if logits.device().is_cpu() {
+        let values = cpu::values_f32(&logits)?;
+        if let Some(at) = values.iter().position(|value| value.is_nan()) {
+            bail!("route: the logit of expert {} in row {} is not a number", at % experts, at / experts)
+        }
+    }
     let (scores, ranks, renormalise, factor) = match gating {
         Gating::Softmax { renormalise } => {
             let scores = super::softmax_last_dim(&logits)?;
@@ -61,13 +80,17 @@ pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, T
     Ok((weights, chosen))
 }
 
-/// `ranks` with minus infinity in all groups but the `kept` best of each row.
-fn within_groups(ranks: &Tensor, (tokens, experts): (usize, usize), groups: usize, kept: usize) -> Result<Tensor> {
+fn check_groups(experts: usize, groups: usize, kept: usize) -> Result<()> {
     if groups == 0 || !experts.is_multiple_of(groups) || kept == 0 || kept > groups {
         bail!(
             "route: {kept} of {groups} groups over {experts} experts; wanted groups of one size, and some of them kept"
         )
     }
+    Ok(())
+}
+
+/// `ranks` with minus infinity in all groups but the `kept` best of each row.
+fn within_groups(ranks: &Tensor, (tokens, experts): (usize, usize), groups: usize, kept: usize) -> Result<Tensor> {
     if kept == groups {
         return Ok(ranks.clone());
     }
@@ -87,13 +110,16 @@ fn within_groups(ranks: &Tensor, (tokens, experts): (usize, usize), groups: usiz
 pub struct Permuted {
     /// `[T·K, H]`, the rows of expert 0 first; rows of one expert keep the order of their tokens.
     pub rows: Tensor,
-    /// Where each row came from, `[T·K]` in U32: row `i` is choice `order[i] % K` of token `order[i] / K`.
-    pub order: Tensor,
+    /// Where each choice went, `[T·K]` in U32: choice `j` of token `t` is row `places[t · K + j]`.
+    pub places: Tensor,
     /// Where each expert's rows end, `[E]` in I64.
     pub ends: Tensor,
 }
 
 /// Repeats each of `x` `[T, H]` for its `chosen` experts `[T, K]` (U32, below `experts`) and groups the copies by expert.
+///
+/// # Errors
+/// An expert that there is not: the CPU says which, an NPU when it comes there.
 pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> {
     let ((tokens, _), (rows, k)) = (x.dims2()?, chosen.dims2()?);
     if tokens != rows || k == 0 {
@@ -103,9 +129,21 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
         return no_kernel("permute");
     }
     if overrides()
+        && !tracked(&[x])
+        && let Some((rows, places, ends)) = super::npu::permute(x, chosen, experts)?
+    {
+        return Ok(Permuted { rows, places, ends });
+    }
+    if overrides()
         && let Some(permuted) = cpu_moe::permute(x, chosen, experts)?
     {
         return Ok(permuted);
+    }
+    if chosen.device().is_cpu() {
+        let ids = chosen.flatten_all()?.to_vec1::<u32>()?;
+        if let Some(at) = ids.iter().position(|&expert| expert as usize >= experts) {
+            bail!("permute: choice {} of row {} is expert {}, and there are {experts}", at % k, at / k, ids[at])
+        }
     }
     let (device, copies) = (x.device(), tokens * k);
     let flat = chosen.reshape(copies)?;
@@ -120,7 +158,7 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
     let hits = flat.unsqueeze(1)?.broadcast_as((copies, experts))?.contiguous()?;
     let hits = hits.eq(&ids.unsqueeze(0)?.broadcast_as((copies, experts))?.contiguous()?)?;
     let ends = hits.to_dtype(DType::F32)?.sum(0)?.cumsum(0)?.to_dtype(DType::I64)?;
-    Ok(Permuted { rows, order, ends })
+    Ok(Permuted { rows, places: order.arg_sort_last_dim(true)?, ends })
 }
 
 /// Each group of rows of `x` `[R, I]` times its expert's matrix of `weight` `[E, O, I]`: `[R, O]`. `ends` `[E]` (I64) says
@@ -141,7 +179,7 @@ pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tens
     if ours(x) && !tracked(&[x, weight]) {
         return no_kernel("grouped_linear");
     }
-    if overrides() {
+    if overrides() && !tracked(&[x, weight]) {
         if let Some(y) = super::npu::grouped_linear(x, weight, ends)? {
             return Ok(y);
         }
@@ -173,29 +211,51 @@ pub(super) fn groups(ends: &Tensor, rows: usize) -> Result<Vec<Range<usize>>> {
     Ok(groups)
 }
 
-/// The sum of each token's rows of `y` `[T·K, H]`, weighted by `weights` `[T, K]` (F32): `[T, H]`, added up in F32 and
-/// rounded once. `order` is that of [`Permuted`].
-pub fn unpermute(y: &Tensor, order: &Tensor, weights: &Tensor) -> Result<Tensor> {
-    let ((rows, width), (tokens, k)) = (y.dims2()?, weights.dims2()?);
-    if rows != tokens * k || order.dims() != [rows] {
-        bail!(
-            "unpermute: {:?}, order {:?} and weights {:?} do not fit: wanted [T·K, H], [T·K] and [T, K]",
-            y.shape(),
-            order.shape(),
-            weights.shape()
-        )
-    }
+/// The sum of each token's rows of `y` `[T·K, H]`, weighted by `weights` `[T, K]`: `[T, H]`, added up in F32 and rounded
+/// once. `places` are those of [`Permuted`].
+pub fn unpermute(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    check_places(y, places, weights)?;
+    let (width, (tokens, k)) = (y.dim(1)?, weights.dims2()?);
     if ours(y) && !tracked(&[y, weights]) {
         return no_kernel("unpermute");
     }
+    if overrides() && !tracked(&[y, weights]) {
+        if let Some(sums) = super::npu::unpermute(y, places, weights, None)? {
+            return Ok(sums);
+        }
+        if let Some(sums) = cpu_moe::unpermute(y, places, weights)? {
+            return Ok(sums);
+        }
+    }
+    let wide = wide(y.dtype());
+    let by_token = y.contiguous()?.index_select(places, 0)?.reshape((tokens, k, width))?.to_dtype(wide)?;
+    let weighted = by_token.broadcast_mul(&weights.to_dtype(wide)?.unsqueeze(D::Minus1)?)?;
+    weighted.sum(1)?.to_dtype(y.dtype())
+}
+
+/// [`unpermute`] added to `shared` `[T, H]`, what all tokens have in common; in one launch where the device can.
+pub fn unpermute_onto(shared: &Tensor, y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    check_places(y, places, weights)?;
     if overrides()
-        && let Some(sums) = cpu_moe::unpermute(y, order, weights)?
+        && !ours(y)
+        && !tracked(&[shared, y, weights])
+        && shared.dims() == [weights.dim(0)?, y.dim(1)?]
+        && let Some(sums) = super::npu::unpermute(y, places, weights, Some(shared))?
     {
         return Ok(sums);
     }
-    let back = order.arg_sort_last_dim(true)?;
-    let wide = wide(y.dtype());
-    let by_token = y.contiguous()?.index_select(&back, 0)?.reshape((tokens, k, width))?.to_dtype(wide)?;
-    let weighted = by_token.broadcast_mul(&weights.to_dtype(wide)?.unsqueeze(D::Minus1)?)?;
-    weighted.sum(1)?.to_dtype(y.dtype())
+    unpermute(y, places, weights)? + shared
+}
+
+fn check_places(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<()> {
+    let (rows, (tokens, k)) = (y.dims2()?.0, weights.dims2()?);
+    if rows != tokens * k || places.dims() != [rows] {
+        bail!(
+            "unpermute: {:?}, places {:?} and weights {:?} do not fit: wanted [T·K, H], [T·K] and [T, K]",
+            y.shape(),
+            places.shape(),
+            weights.shape()
+        )
+    }
+    Ok(())
 }

@@ -2,7 +2,8 @@
 //! no operator for them; the decomposition then runs on the device that they are on.
 
 use super::AttentionMask;
-use crate::npu::{self, AttentionLayout, NpuStorage};
+use super::moe::Gating;
+use crate::npu::{self, AttentionLayout, NpuStorage, SigmoidGate};
 use crate::{D, DType, Layout, Result, Storage, Tensor};
 
 /// The types of aclnn's fused operators.
@@ -139,6 +140,75 @@ pub(super) fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Resu
     Ok(out.flatten().map(|out| tensor(out, &[rows, outputs])))
 }
 
+/// The NPU's storage of a tensor of any type.
+macro_rules! npu_storage {
+    ($guard:ident, $tensor:expr) => {
+        let $guard = $tensor.storage();
+        let Storage::Npu($guard) = &*$guard else { return Ok(None) };
+    };
+}
+
+/// Weights, in the type of the logits, and experts.
+pub(super) fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<Option<(Tensor, Tensor)>> {
+    let tokens = logits.dim(0)?;
+    if tokens == 0 {
+        return Ok(None);
+    }
+    let chosen = match gating {
+        Gating::Softmax { renormalise } => {
+            on_npu([logits], |[(storage, layout)]| storage.gate_by_softmax(layout, k, renormalise))?
+        }
+        Gating::Sigmoid { bias, groups, kept_groups, renormalise: true, factor } => {
+            let gate = SigmoidGate { groups, kept_groups, factor };
+            match bias {
+                None => on_npu([logits], |[(storage, layout)]| storage.gate_by_sigmoid(layout, None, k, gate))?,
+                Some(bias) => on_npu([logits, &bias.to_dtype(logits.dtype())?], |[(storage, layout), bias]| {
+                    storage.gate_by_sigmoid(layout, Some(bias), k, gate)
+                })?,
+            }
+        }
+        Gating::Sigmoid { renormalise: false, .. } => None,
+    };
+    Ok(chosen.flatten().map(|(weights, experts)| (tensor(weights, &[tokens, k]), tensor(experts, &[tokens, k]))))
+}
+
+/// Rows sorted by expert, places, and ends.
+pub(super) fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let (width, copies) = (x.dim(1)?, chosen.elem_count());
+    if chosen.dtype() != DType::U32 || copies * width * experts == 0 {
+        return Ok(None);
+    }
+    npu_storage!(at, chosen);
+    let sorted = on_npu([x], |[(storage, layout)]| storage.sort_by_expert(layout, (at, chosen.layout()), experts))?;
+    Ok(sorted.flatten().map(|(rows, places, ends)| {
+        (tensor(rows, &[copies, width]), tensor(places, &[copies]), tensor(ends, &[experts]))
+    }))
+}
+
+/// The weighted sum of each token's rows of `y`, and its row of `shared`.
+pub(super) fn unpermute(
+    y: &Tensor,
+    places: &Tensor,
+    weights: &Tensor,
+    shared: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    let dims = [weights.dim(0)?, y.dim(1)?];
+    let same = shared.is_none_or(|shared| shared.dtype() == y.dtype());
+    if places.dtype() != DType::U32 || y.elem_count() == 0 || !has_fused(weights.dtype()) || !same {
+        return Ok(None);
+    }
+    npu_storage!(at, places);
+    npu_storage!(weight, weights);
+    let (at, weight) = ((at, places.layout()), (weight, weights.layout()));
+    let out = match shared {
+        None => on_npu([y], |[(storage, layout)]| storage.add_up_experts(layout, at, weight, None))?,
+        Some(shared) => {
+            on_npu([y, shared], |[(storage, layout), shared]| storage.add_up_experts(layout, at, weight, Some(shared)))?
+        }
+    };
+    Ok(out.flatten().map(|out| tensor(out, &dims)))
+}
+
 /// Rows of `table` by `ids`.
 pub(super) fn embedding(table: &Tensor, ids: &Tensor) -> Result<Option<Tensor>> {
     if table.rank() != 2 || ids.rank() != 1 || ids.elem_count() == 0 {
@@ -187,6 +257,26 @@ pub(super) fn write_pair_at(cache: &Tensor, positions: &Tensor, keys: &Tensor, v
         }
         _ => Ok(false),
     }
+}
+
+/// Queries, keys and values in new memory, side by side: those normed head by head and rotated.
+pub(super) fn norm_rotary_all(
+    [q, k, v]: [&Tensor; 3],
+    weights: (&Tensor, &Tensor),
+    eps: f64,
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<Option<[Tensor; 3]>> {
+    if cos.rank() != 2 || cos.dim(1)? != q.dim(3)? || q.elem_count() == 0 {
+        return Ok(None);
+    }
+    let made = on_npu([q, k, v, weights.0, weights.1, cos, sin], |[q, k, v, q_weight, k_weight, cos, sin]| {
+        q.0.norm_rotary_all([q.1, k.1, v.1], [k.0, v.0], [q_weight, k_weight], eps, cos, sin)
+    })?;
+    let Some(made) = made.flatten() else { return Ok(None) };
+    let all = tensor(made, &[q.elem_count() + k.elem_count() + v.elem_count()]);
+    let part = |start: usize, like: &Tensor| all.narrow(0, start, like.elem_count())?.reshape(like.shape());
+    Ok(Some([part(0, q)?, part(q.elem_count(), k)?, part(q.elem_count() + k.elem_count(), v)?]))
 }
 
 /// One token's queries and keys, normed head by head and rotated, in their place; false when they lie apart, belong to

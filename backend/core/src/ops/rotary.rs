@@ -65,25 +65,30 @@ fn rotate(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<(Tensor,
     Ok((decomposed(q, cos, sin)?, decomposed(k, cos, sin)?))
 }
 
-/// [`rotary`] of queries and keys whose heads are normed first, each kind by its weight `[D]`.
+/// [`rotary`] of queries and keys whose heads are normed first, each kind by its weight `[D]`, and the values that belong to
+/// them, which come along: on some devices all three move in one launch.
 ///
 /// Without recording the result may take the place of `q` and `k` in their storage, which saves launches: neither may be used any more, nor
 /// another view of the same elements.
 pub fn norm_rotary(
-    q: Tensor,
-    k: Tensor,
+    [q, k, v]: [Tensor; 3],
     weights: (&Tensor, &Tensor),
     eps: f64,
     cos: &Tensor,
     sin: &Tensor,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<[Tensor; 3]> {
     check(&q, cos, sin)?;
     check(&k, cos, sin)?;
-    let constant = !tracked(&[&q, &k, weights.0, weights.1, cos, sin]);
-    if constant && overrides() && super::npu::norm_rotary((&q, &k), weights, eps, cos, sin)? {
-        return Ok((q, k));
+    if overrides() && !tracked(&[&q, &k, &v, weights.0, weights.1, cos, sin]) {
+        if let Some(all) = super::npu::norm_rotary_all([&q, &k, &v], weights, eps, cos, sin)? {
+            return Ok(all);
+        }
+        if super::npu::norm_rotary((&q, &k), weights, eps, cos, sin)? {
+            return Ok([q, k, v]);
+        }
     }
-    rotary(&super::rms_norm(&q, weights.0, eps)?, &super::rms_norm(&k, weights.1, eps)?, cos, sin)
+    let (q, k) = rotary(&super::rms_norm(&q, weights.0, eps)?, &super::rms_norm(&k, weights.1, eps)?, cos, sin)?;
+    Ok([q, k, v])
 }
 
 /// The first `D/2` columns of a table.

@@ -1,7 +1,9 @@
 //! Every form of the product against plain `f64` loops, at shapes that fill no register and no tile.
 
 use half::{bf16, f16};
-use npu_cpu_kernels::{Float, Form, Rows, grouped_product_by, product, product_by, share, share_chunks, weighted_sums_by};
+use npu_cpu_kernels::{
+    Float, Form, Rows, grouped_product_by, product, product_by, share, share_chunks, weighted_sums_by,
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

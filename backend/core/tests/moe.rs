@@ -90,7 +90,7 @@ fn grouped_products_are_sums_over_experts() {
 /// `chosen` are two experts a token, of weights `[6, O, I]`.
 fn grouped_products(chosen: &[u32], &[outputs, inner]: &[usize; 2]) {
     let tokens = chosen.len() / 2;
-    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 3e-2), (DType::F16, 4e-3)] {
+    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 1.2e-2), (DType::F16, 2e-3)] {
         let (x, weight) =
             (operand(&mut rng(3), &[tokens, inner], dtype), operand(&mut rng(4), &[6, outputs, inner], dtype));
         for device in devices() {
@@ -110,9 +110,10 @@ fn grouped_products(chosen: &[u32], &[outputs, inner]: &[usize; 2]) {
                             let matrix = &matrices[chosen[i] as usize][column];
                             shares[i] as f64 * matrix.iter().zip(row).map(|(w, x)| w * x).sum::<f64>()
                         };
-                        let wanted = term(2 * token) + term(2 * token + 1);
-                        // The products are rounded to the type, then their sum.
-                        let close = (got - wanted).abs() <= tolerance * wanted.abs().max(1.0);
+                        let terms = [term(2 * token), term(2 * token + 1)];
+                        let (wanted, size) = (terms[0] + terms[1], terms[0].abs() + terms[1].abs());
+                        // The products are rounded to the type, then their sum; terms may cancel.
+                        let close = (got - wanted).abs() <= tolerance * size.max(1.0);
                         assert!(close, "{dtype:?} on {}: {got}, wanted {wanted}", device.kind());
                     }
                 }

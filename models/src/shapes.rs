@@ -28,7 +28,8 @@ pub struct Shape {
 macro_rules! shapes {
     ($($name:literal $family:ident $vocab:literal ($hidden:literal $inner:literal) $layers:literal
        ($heads:literal $kv:literal $width:literal) $context:literal $tied:literal;)*) => {
-        /// Every shape that has a name. The R1-Distill models of DeepSeek have those of Qwen2.5 and Llama 3.
+        /// Every shape that has a name. The R1-Distill models of DeepSeek have those of Qwen2.5 and Llama 3; `tiny` and
+        /// `wide-vocab` are nobody's: a model for tests, and one in which logits are all that takes memory.
         pub const SHAPES: &[Shape] = &[$(Shape {
             name: $name, family: stringify!($family), vocab: $vocab, hidden: $hidden, intermediate: $inner, layers: $layers,
             heads: $heads, kv_heads: $kv, head_dim: $width, context: $context, tied: $tied,
@@ -38,6 +39,7 @@ macro_rules! shapes {
 
 shapes! {
     "tiny"            qwen2 512    (256 512)     2  (4 2 64)    2048   true;
+    "wide-vocab"      qwen2 151936 (64 128)      1  (1 1 64)    32768  true;
     "qwen2-0.5b"      qwen2 151936 (896 4864)    24 (14 2 64)   131072 true;
     "qwen2.5-0.5b"    qwen2 151936 (896 4864)    24 (14 2 64)   32768  true;
     "qwen2.5-1.5b"    qwen2 151936 (1536 8960)   28 (12 2 128)  131072 true;

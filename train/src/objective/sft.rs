@@ -1,5 +1,6 @@
 //! Supervised fine-tuning: the next token of the answers.
 
+use super::logits::rows_of_chunk;
 use super::{Batches, Loss, Objective};
 use crate::{Batch, Policy, Ranks};
 use anyhow::Result;
@@ -9,7 +10,7 @@ use candle_ascend::{DType, Tensor};
 /// Cross entropy of the labelled tokens, of the batches that `B` gives.
 pub struct Sft<B> {
     batches: B,
-    /// Rows whose logits are held at a time.
+    /// Rows whose logits are held at a time at most; fewer where the vocabulary is large.
     pub chunk: usize,
 }
 
@@ -45,8 +46,10 @@ impl<B: Batches> Objective for Sft<B> {
         }
         // Prompts are not projected to the vocabulary, which is most of the work at their end.
         let hidden = policy.hidden(batch)?.index_select(&rows, 0)?;
-        let how = CrossEntropy { mean: false, chunk: self.chunk, ..CrossEntropy::default() };
-        Ok(Loss { sum: linear_cross_entropy(&hidden, policy.head()?, &labels, how)?, also: Vec::new() })
+        let head = policy.head()?;
+        let chunk = self.chunk.min(rows_of_chunk(head.dim(0)?));
+        let how = CrossEntropy { mean: false, chunk, ..CrossEntropy::default() };
+        Ok(Loss { sum: linear_cross_entropy(&hidden, head, &labels, how)?, also: Vec::new() })
     }
 
     fn held_out(&mut self, _: &Policy, ranks: &Ranks) -> Result<Vec<Batch>> {

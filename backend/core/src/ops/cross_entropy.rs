@@ -88,6 +88,8 @@ impl Rows {
     fn of(logits: Tensor, targets: &Tensor, how: CrossEntropy) -> Result<Self> {
         // Whatever is subtracted from all logits of a row leaves the loss as it is, so that the maximum is a constant.
         let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
+        // A chunk is large: each form of it goes before the one after the next comes, so that two exist at a time.
+        drop(logits);
         let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
         let counts = targets.ne(how.ignore_index)?.unsqueeze(1)?;
         let targets = targets.unsqueeze(1)?;
@@ -100,8 +102,14 @@ impl Rows {
     }
 
     /// The softmax, less one at the target; zero where the row is left out.
-    fn of_logits(&self) -> Result<Tensor> {
-        let softmax = self.shifted.broadcast_sub(&self.log_sum)?.exp()?.broadcast_mul(&self.counts)?;
-        softmax.scatter_add(&self.targets, &self.counts.neg()?, 1)
+    fn of_logits(self) -> Result<Tensor> {
+        let Self { shifted, log_sum, targets, counts } = self;
+        let log_probs = shifted.broadcast_sub(&log_sum)?;
+        drop(shifted);
+        let probs = log_probs.exp()?;
+        drop(log_probs);
+        let counted = probs.broadcast_mul(&counts)?;
+        drop(probs);
+        counted.scatter_add(&targets, &counts.neg()?, 1)
     }
 }

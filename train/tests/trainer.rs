@@ -133,6 +133,16 @@ impl Progress for Steps {
 }
 
 fn steps_in(folder: &Path, dtype: DType, eight_bits: bool, change: impl FnOnce(&mut TrainOptions)) -> Result<Steps> {
+    steps_on(&Device::Cpu, folder, dtype, eight_bits, change)
+}
+
+fn steps_on(
+    device: &Device,
+    folder: &Path,
+    dtype: DType,
+    eight_bits: bool,
+    change: impl FnOnce(&mut TrainOptions),
+) -> Result<Steps> {
     let mut options = TrainOptions::new(6, 1e-3);
     options.output_dir = Some(folder.to_owned());
     (options.save_steps, options.logging_steps) = (2, 3);
@@ -142,19 +152,29 @@ fn steps_in(folder: &Path, dtype: DType, eight_bits: bool, change: impl FnOnce(&
     let mut heard = Steps::default();
     let mut steps = GoldenSteps::new(2);
     steps.held_out = vec![Batch::new(vec![sample(&[3, 5, 7, 9])])];
-    train(&policy(dtype, &Device::Cpu), &mut Sft::new(steps), &Ranks::single(), &options, &mut heard)?;
+    train(&policy(dtype, device), &mut Sft::new(steps), &Ranks::single(), &options, &mut heard)?;
     Ok(heard)
 }
 
 #[test]
 fn a_resumed_run_is_the_run_that_was_not_interrupted() {
-    for (dtype, eight_bits) in [(DType::F32, false), (DType::BF16, true), (DType::F16, false)] {
+    resumed_is_whole(&Device::Cpu, &[(DType::F32, false), (DType::BF16, true), (DType::F16, false)]);
+}
+
+#[test]
+fn a_resumed_run_on_the_simulated_npu_is_the_run_that_was_not_interrupted() {
+    resumed_is_whole(&simulated(2), &[(DType::F32, false), (DType::BF16, true)]);
+}
+
+fn resumed_is_whole(device: &Device, kinds: &[(DType, bool)]) {
+    for &(dtype, eight_bits) in kinds {
         let (whole, parted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let uninterrupted = steps_in(whole.path(), dtype, eight_bits, |_| ()).unwrap();
-        steps_in(parted.path(), dtype, eight_bits, |_| ()).unwrap();
+        let uninterrupted = steps_on(device, whole.path(), dtype, eight_bits, |_| ()).unwrap();
+        steps_on(device, parted.path(), dtype, eight_bits, |_| ()).unwrap();
         // As if the run had been killed after its fifth step: the last checkpoint is gone, the logs go on beyond the one before.
         std::fs::remove_dir_all(parted.path().join("checkpoint-6")).unwrap();
-        let resumed = steps_in(parted.path(), dtype, eight_bits, |options| options.resume = Resume::Latest).unwrap();
+        let resumed =
+            steps_on(device, parted.path(), dtype, eight_bits, |options| options.resume = Resume::Latest).unwrap();
         assert_eq!(resumed.0, uninterrupted.0[4..], "{dtype:?}: the same losses to the last bit; {:?}", resumed.1);
         let file = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
         for name in ["model.safetensors", "checkpoint-6/optimizer.safetensors", "checkpoint-6/model.safetensors"] {

@@ -1,6 +1,8 @@
 //! The golden steps of qwen2-tiny as an objective's batches, and devices to take them on.
 #![allow(dead_code)]
 
+pub mod prompts;
+
 use anyhow::Result;
 use candle_ascend::npu::NpuDevice;
 use candle_ascend::{DType, Device, Tensor, safetensors};
@@ -29,7 +31,7 @@ pub fn numbers(golden: &HashMap<String, Tensor>, name: &str) -> Vec<f64> {
     tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("numbers")
 }
 
-/// Ten steps of four samples, cut into `cut` batches a step.
+/// Ten steps of four samples, cut into `cut` batches a step, which the ranks take in turns.
 pub struct GoldenSteps {
     pub samples: Vec<Vec<Sample>>,
     pub cut: usize,
@@ -52,9 +54,9 @@ impl GoldenSteps {
 
 impl Batches for GoldenSteps {
     fn of_step(&mut self, step: usize, ranks: &Ranks) -> Result<Vec<Batch>> {
-        assert_eq!(ranks.size(), 1, "one rank takes these");
         let samples = &self.samples[step % self.samples.len()];
-        Ok(samples.chunks(samples.len() / self.cut).map(|part| Batch::new(part.to_vec())).collect())
+        let batches = samples.chunks(samples.len() / self.cut).map(|part| Batch::new(part.to_vec()));
+        Ok(batches.skip(ranks.rank()).step_by(ranks.size()).collect())
     }
 
     fn held_out(&mut self, _: &Ranks) -> Result<Vec<Batch>> {

@@ -1,30 +1,14 @@
 //! GRPO from prompts in a file to a trained model: one of random weights, whose completions differ, with the demo's tokenizer.
 
-use crate::common::{qwen2_tiny, simulated};
-use anyhow::Result;
+use crate::common::prompts::{Even, even, home, sums};
+use crate::common::simulated;
 use candle_ascend::{DType, Device, Tensor, no_grad};
-use npu_models::Logits;
-use npu_train::data::{Corpus, DataOptions, Encoder, Length};
+use npu_models::{Held, Logits};
+use npu_train::adapter::{LoraConfig, Start, Targets};
+use npu_train::data::Length;
 use npu_train::grpo::{Grpo, GrpoBatch, GrpoOptions, GrpoRun, LossType, Reference, Rollout};
-use npu_train::reward::{Answer, Reward, Rewards};
+use npu_train::reward::Rewards;
 use npu_train::{LogEntry, Objective, Plain, Policy, Ranks, TrainOptions, train};
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
-use tempfile::TempDir;
-
-/// The checkpoint's folder.
-fn home() -> &'static Path {
-    static HOME: LazyLock<TempDir> = LazyLock::new(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|name| root.join("demo/model").join(name));
-        for file in ["config.json", "model.safetensors"].map(|name| qwen2_tiny().join(name)).iter().chain(&tokenizer) {
-            std::fs::copy(file, folder.path().join(file.file_name().expect("a name"))).expect("a copy");
-        }
-        folder
-    });
-    HOME.path()
-}
 
 fn policy(device: &Device) -> Policy {
     Policy::full(home(), DType::F32, device, &|_, _| {}).expect("the checkpoint")
@@ -32,30 +16,6 @@ fn policy(device: &Device) -> Policy {
 
 fn start(device: &Device) -> Policy {
     Policy::frozen(home(), DType::F32, device, &|_, _| {}).expect("the checkpoint")
-}
-
-/// `count` sums as a file of prompts with answers.
-fn sums(count: usize) -> Corpus {
-    let path = home().join(format!("sums-{count}.jsonl"));
-    let lines = (0..count).map(|i| format!("{{\"prompt\": \"{i} + {}\", \"answer\": \"{}\"}}\n", 3 * i, 4 * i));
-    let file = tempfile::NamedTempFile::new_in(home()).expect("a file");
-    std::fs::write(file.path(), lines.collect::<String>()).expect("prompts");
-    file.persist(&path).expect("prompts");
-    let encoder = Arc::new(Encoder::of(home()).expect("the demo's tokenizer"));
-    Corpus::open_prompts(&[path], &DataOptions::default(), encoder, &|_, _| {}).expect("prompts")
-}
-
-/// The share of a completion's tokens that are even: half, by weights that are random.
-struct Even;
-
-fn even(tokens: &[u32]) -> f64 {
-    tokens.iter().filter(|token| *token % 2 == 0).count() as f64 / tokens.len() as f64
-}
-
-impl Reward for Even {
-    fn score(&mut self, answers: &[Answer<'_>]) -> Result<Vec<Option<f64>>> {
-        Ok(answers.iter().map(|answer| Some(even(answer.tokens))).collect())
-    }
 }
 
 fn objective(prompts: usize, policy: &Policy, reference: Reference, options: GrpoOptions) -> Grpo {
@@ -214,6 +174,48 @@ fn what_is_rewarded_becomes_likelier_and_the_logs_say_so() {
     let held_out = logged(log, "eval_reward");
     assert_eq!(held_out.len(), 2);
     assert_eq!(logged(log, "eval_loss"), held_out.iter().map(|reward| -reward).collect::<Vec<_>>());
+}
+
+/// The reference of adapters is the policy with them off, which a frozen copy of the checkpoint can tell without any.
+#[test]
+fn the_divergence_from_the_policy_without_its_adapters_begins_at_nothing_and_grows() {
+    for device in [Device::Cpu, simulated(7)] {
+        let config = LoraConfig { target_modules: Targets::AllLinear, lora_alpha: 16., ..LoraConfig::default() };
+        let new = Start::New { config: LoraConfig { lora_dropout: 0., ..config }, seed: 1 };
+        let policy = Policy::lora(home(), &new, Held::Wide, DType::F32, &device, &|_, _| {}).expect("adapters");
+        let options = GrpoOptions { beta: 0.1, ..small() };
+        let mut objective = objective(6, &policy, Reference::AdaptersOff, options);
+        let mut run = TrainOptions::new(2, 2e-2);
+        run.logging_steps = 1;
+        let outcome = train(&policy, &mut objective, &Ranks::single(), &run, &mut Plain).expect("two steps");
+        let seen = logged(&outcome.state.log_history, "kl");
+        // New adapters add zeros; of the logarithms of the two passes at most a rounding is left, which is squared.
+        assert!(seen.len() == 2 && seen[0].abs() < 1e-10 && seen[1] > 1e-4, "{}: {seen:?}", device.kind());
+
+        let batches = objective.batches(2, &policy, &Ranks::single()).expect("the third step's");
+        let start = start(&device);
+        let (mut wanted, mut tokens, mut moved) = (0., 0., 0f64);
+        for rollout in batches.iter().flat_map(GrpoBatch::rollouts) {
+            let (now, base) = (log_probs(&policy, rollout, 1.), log_probs(&start, rollout, 1.));
+            let reference = rollout.reference.as_ref().expect("a reference");
+            assert_eq!(reference.len(), base.len());
+            for ((now, base), reference) in now.iter().zip(&base).zip(reference) {
+                // F32 log-probabilities of magnitudes up to ten.
+                assert!((f64::from(*reference) - base).abs() < 2e-5, "{reference}, the checkpoint's {base}");
+                moved = moved.max((now - base).abs());
+                wanted += (base - now).exp() - (base - now) - 1.;
+                tokens += 1.;
+            }
+        }
+        assert!(moved > 1e-2, "the adapters have moved by {moved} only");
+        for batch in &batches {
+            no_grad(|| objective.loss(&policy, batch)).expect("a loss");
+        }
+        let metrics = objective.metrics(&Ranks::single()).expect("metrics");
+        let got = metrics.iter().find(|(name, _)| name == "kl").expect("the divergence").1;
+        println!("{}: kl {seen:?}, then {got:.6}, wanted {:.6}", device.kind(), wanted / tokens);
+        assert!((got - wanted / tokens).abs() < 2e-5, "{got}, wanted {}", wanted / tokens);
+    }
 }
 
 #[test]

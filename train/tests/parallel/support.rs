@@ -138,14 +138,19 @@ impl Training {
     }
 
     pub fn weights(&self) -> Result<Vec<Vec<f32>>> {
-        let values = |p: &Parameter| Ok(p.var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?);
-        self.policy.parameters.iter().map(values).collect()
+        weights(&self.policy)
     }
 
     /// Elements of all parameters.
     pub fn elements(&self) -> usize {
         self.policy.parameters.iter().map(|parameter| parameter.var.elem_count()).sum()
     }
+}
+
+/// The elements of each parameter.
+pub fn weights(policy: &Policy) -> Result<Vec<Vec<f32>>> {
+    let values = |p: &Parameter| Ok(p.var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?);
+    policy.parameters.iter().map(values).collect()
 }
 
 /// The largest difference between two lists of tensors' elements.

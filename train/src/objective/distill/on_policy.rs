@@ -18,7 +18,8 @@ impl OnPolicy {
     /// `batches` of the step `step`, of which some are answered anew.
     pub fn batches(&self, batches: Vec<Batch>, step: usize, policy: &Policy, ranks: &Ranks) -> Result<Vec<Batch>> {
         let answered = |(i, batch): (usize, Batch)| {
-            let seeds = [self.seed, step as u64, ranks.rank() as u64, i as u64];
+            // By the batch's place among those of all ranks, so that it does not matter how many share them.
+            let seeds = [self.seed, step as u64, (i * ranks.size() + ranks.rank()) as u64];
             if uniform(&seeds) < self.lambda { self.answered(&batch, policy, seed_of(&seeds)) } else { Ok(batch) }
         };
         batches.into_iter().enumerate().map(answered).collect()

@@ -146,6 +146,10 @@ impl Grpo {
             let seen = HeldOut { completions: part.len(), reward, lengths, tokens: asked + lengths };
             batches.push(GrpoBatch(Kind::HeldOut(seen)));
         }
+        if batches.is_empty() {
+            // A rank without a prompt still says what is measured, so that all ranks add up the same.
+            batches.push(GrpoBatch(Kind::HeldOut(HeldOut::default())));
+        }
         Ok(batches)
     }
 }

@@ -4,6 +4,7 @@
 //! shapes, `reference.rs` the same arithmetic in plain loops. [`twin`] runs the sources on the host and checks what the
 //! card would punish; `kernels/README.md` says what each computes and what bounds it.
 
+pub mod bench;
 pub mod twin;
 
 #[macro_use]

@@ -23,20 +23,21 @@ pub struct Soc {
     pub l0c: u32,
     pub bt: u32,
     pub fb: u32,
-    pub reserved: u32,
+    /// Blocks that share the memory's rate all the time, where a launch is known to wait for it; 0 to read at the cache's
+    /// rate, and leave it to who asked to hold the time against that of the bytes.
+    pub sharing: u32,
     pub frequency_mhz: f64,
-    pub cores: f64,
+    /// The memory's rate over all cores.
+    pub hbm: f64,
     pub l2_read: f64,
     pub l2_write: f64,
-    pub ddr_read: f64,
-    pub ddr_write: f64,
     pub l1_to_l0a: f64,
     pub l1_to_l0b: f64,
     pub l0c_to_gm: f64,
 }
 
 impl Soc {
-    /// As the platform's configuration of Ascend910B3 has it.
+    /// As the platform's configuration of Ascend910B3 has it; of its memory, the published 1600 GB/s.
     pub const ASCEND_910B3: Self = Self {
         ub: 196_608,
         l1: 524_288,
@@ -45,13 +46,11 @@ impl Soc {
         l0c: 131_072,
         bt: 1024,
         fb: 7168,
-        reserved: 0,
+        sharing: 0,
         frequency_mhz: 1800.0,
-        cores: 20.0,
+        hbm: 1600.0 / 1.8,
         l2_read: 110.0,
         l2_write: 86.0,
-        ddr_read: 32.0,
-        ddr_write: 32.0,
         l1_to_l0a: 512.0,
         l1_to_l0b: 256.0,
         l0c_to_gm: 256.0,
@@ -80,6 +79,9 @@ pub struct Report {
     pub cross_flags: u64,
     pub cube_cores: u32,
     pub vector_cores: u32,
+    limit_pipe: u32,
+    limit_cube: u32,
+    limit_busy: f64,
     fault: [c_char; 2048],
 }
 
@@ -88,6 +90,9 @@ pub struct Report {
 pub enum Error {
     #[error("{0}")]
     Fault(String),
+    /// The host refuses the shape.
+    #[error("{0}")]
+    Shape(String),
     #[error("the twin has no kernel {0}")]
     NoKernel(String),
     #[error("the twin's library cannot be loaded: {0}")]
@@ -190,7 +195,7 @@ struct Host {
 type Run = unsafe extern "C" fn(*const Host, *const c_void, *const c_char, u32, *const u64, u32, *mut Report) -> i32;
 
 /// Entry of a library of twin kernels; what marks one.
-pub const ENTRY: &str = "npu_twin_run_v1";
+pub const ENTRY: &str = "npu_twin_run_v2";
 
 /// A library of twin kernels.
 #[derive(Debug)]
@@ -240,7 +245,7 @@ impl Library {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let mut spans = memory.spans();
         let context = (&raw mut spans).cast();
-        let host = Host { version: 1, threads, context, soc, translate, touched: None };
+        let host = Host { version: 2, threads, context, soc, translate, touched: None };
         let mut report = Report::default();
         // SAFETY: the entry has this type in every library that has it; the pointers outlive the call; `translate`
         // hands out ranges of
@@ -257,6 +262,11 @@ impl Library {
 }
 
 impl Report {
+    /// The busiest pipe of any core, and the part of the launch's time that it was busy.
+    pub fn busiest(&self) -> (&'static str, f64) {
+        (PIPES[self.limit_pipe as usize], self.limit_busy / self.cycles.max(1.0))
+    }
+
     fn fault(&self) -> String {
         let bytes: Vec<u8> = self.fault.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -283,6 +293,9 @@ impl Default for Report {
             cross_flags: 0,
             cube_cores: 0,
             vector_cores: 0,
+            limit_pipe: 0,
+            limit_cube: 0,
+            limit_busy: 0.0,
             fault: [0; 2048],
         }
     }

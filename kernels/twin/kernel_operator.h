@@ -4,6 +4,4 @@
 
 #include "vector.h"
 #include "rows.h"
-#if __has_include("cube.h")
 #include "cube.h"
-#endif

@@ -104,6 +104,9 @@ class Instruction {
 
     /// Cycles that the pipe is busy with it, on top of those that issuing it took.
     void Takes(double cycles);
+    /// As Takes, for what it read from and wrote to device memory in bursts of its own, all of it at the L2 cache's rate;
+    /// where the chip's `sharing` says so, bytes that nobody touched before in this launch at a share of the memory's.
+    void TakesTransfer(uint64_t bursts, double least = 0);
     /// The order of this instruction to those before it on the same pipe needs no barrier (large matrix products).
     void OrderedInPipe() { ordered = true; }
 
@@ -115,6 +118,8 @@ class Instruction {
     friend struct Core;
     bool ordered = false;
     uint32_t clock;
+    /// Bytes of device memory that it read for the first time and again, and that it wrote.
+    uint64_t fresh = 0, again = 0, stored = 0;
 };
 
 /// How stores to device memory combine, as SetAtomicAdd and its kin leave it.

@@ -206,6 +206,10 @@ pub struct MergeArgs {
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
+    /// Measure these instead of a model
+    #[arg(value_enum, value_name = "WHAT")]
+    pub what: Option<Measured>,
+
     /// Well-known model whose dimensions to use, with random weights (an unknown name lists the known ones)
     #[arg(long, default_value = "qwen2-0.5b", value_name = "NAME")]
     pub shape: String,
@@ -276,6 +280,13 @@ pub struct BenchArgs {
     /// Print one JSON report instead of tables
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+}
+
+/// What is measured that is no model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Measured {
+    /// Our own Ascend C operators: their modelled time on a 910B3, from a run on the twin
+    Kernels,
 }
 
 /// What a measured step trains.

@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 /// What marks a twin binary.
-pub const ENTRY: &CStr = c"npu_twin_run_v1";
+pub const ENTRY: &CStr = c"npu_twin_run_v2";
 const PIPES: usize = 7;
 const FAULT: usize = 2048;
 
@@ -28,13 +28,11 @@ struct Chip {
     l0c: u32,
     bt: u32,
     fb: u32,
-    reserved: u32,
+    sharing: u32,
     frequency_mhz: f64,
-    cores: f64,
+    hbm: f64,
     l2_read: f64,
     l2_write: f64,
-    ddr_read: f64,
-    ddr_write: f64,
     l1_to_l0a: f64,
     l1_to_l0b: f64,
     l0c_to_gm: f64,
@@ -79,6 +77,9 @@ struct Report {
     cross_flags: u64,
     cube_cores: u32,
     vector_cores: u32,
+    limit_pipe: u32,
+    limit_cube: u32,
+    limit_busy: f64,
     fault: [c_char; FAULT],
 }
 
@@ -233,13 +234,11 @@ fn chip(soc: &Soc) -> Chip {
         l0c: 128 << 10,
         bt: 1 << 10,
         fb: 7 << 10,
-        reserved: 0,
+        sharing: 0,
         frequency_mhz: f64::from(soc.cube_mhz),
-        cores: f64::from(soc.cube_cores),
+        hbm: soc.hbm_rate as f64 * 1e3 / f64::from(soc.cube_mhz),
         l2_read: 110.0,
         l2_write: 86.0,
-        ddr_read: 32.0,
-        ddr_write: 32.0,
         l1_to_l0a: 512.0,
         l1_to_l0b: 256.0,
         l0c_to_gm: 256.0,
@@ -253,7 +252,7 @@ pub fn run(kernel: &Kernel, blocks: u32, args: &[u64], carried: &[Carried], site
     let mut launching = Launching { carried, ranges: Vec::new() };
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let context = (&raw mut launching).cast();
-    let host = Host { version: 1, threads, context, soc: &chip, translate, touched };
+    let host = Host { version: 2, threads, context, soc: &chip, translate, touched };
     // SAFETY: a report is plain numbers and text, for which zero is a value.
     let mut report: Report = unsafe { std::mem::zeroed() };
     let (library, count) = (&kernel.library, args.len() as u32);
@@ -282,15 +281,11 @@ pub fn run(kernel: &Kernel, blocks: u32, args: &[u64], carried: &[Carried], site
 fn modelled(report: &Report, soc: &Soc) -> (f64, cost::Unit) {
     let memory = (report.gm_read_once + report.gm_written_once) as f64 / soc.hbm_rate as f64;
     let cores = report.cycles * 1e3 / f64::from(soc.cube_mhz);
-    // S, V, M, MTE1, MTE2, MTE3, FIX.
-    let [_, vector, cube, load, read, write, fix] = report.busy;
-    let moved = read.max(write).max(fix);
-    let unit = if memory >= cores || moved >= vector.max(cube).max(load) {
-        cost::Unit::Memory
-    } else if cube.max(load) >= vector {
-        cost::Unit::Cube
-    } else {
-        cost::Unit::Vector
+    let unit = match (memory >= cores, report.limit_pipe) {
+        (false, 1) => cost::Unit::Vector,
+        // The matrix unit, and what loads its operands.
+        (false, 2 | 3) => cost::Unit::Cube,
+        _ => cost::Unit::Memory,
     };
     (memory.max(cores), unit)
 }

@@ -8,10 +8,15 @@ extern "C" {
 
 /// Sizes and rates of the chip, per core; rates in bytes a cycle.
 struct NpuTwinSoc {
-    uint32_t ub, l1, l0a, l0b, l0c, bt, fb, reserved;
-    double frequency_mhz, cores;
-    /// Between device memory and a core's local memory, for what lies in the L2 cache and for what does not.
-    double l2_read, l2_write, ddr_read, ddr_write;
+    uint32_t ub, l1, l0a, l0b, l0c, bt, fb;
+    /// Blocks that share the memory's rate all the time, where a launch is known to wait for it; 0 to read at the cache's
+    /// rate, and leave it to who asked to hold the time against that of the bytes.
+    uint32_t sharing;
+    double frequency_mhz;
+    /// The memory's rate over all cores.
+    double hbm;
+    /// Between the L2 cache and a core's local memories.
+    double l2_read, l2_write;
     double l1_to_l0a, l1_to_l0b, l0c_to_gm;
 };
 
@@ -45,6 +50,9 @@ struct NpuTwinReport {
     uint64_t gm_read_once, gm_written_once;
     uint64_t cube_macs, flags, cross_flags;
     uint32_t cube_cores, vector_cores;
+    /// The busiest pipe of any core: its number, whether it is a cube core's, and for how many cycles.
+    uint32_t limit_pipe, limit_cube;
+    double limit_busy;
     /// The first broken rule, empty where none was: kernel, file:line, instruction, rule.
     char fault[2048];
 };

@@ -11,14 +11,7 @@ namespace AscendC::twin {
 
 namespace {
 
-constexpr uint64_t BLOCK = 32, MOST_ROWS = 4095, MOST_BLOCKS = 65535, MOST_BYTES = 2097151;
-
-const NpuTwinSoc& Soc() { return *Me().launch->host.soc; }
-
-/// Cycles for `runs` at `rate` bytes a cycle; a burst moves whole blocks.
-double Cycles(const Runs& runs, double rate) {
-    return double(runs.rows) * (double(RoundUp(runs.bytes, BLOCK)) / rate + (runs.rows > 1 ? cost::BURST : 0));
-}
+constexpr uint64_t VECTOR_BYTES = 256, BLOCK = 32, MOST_ROWS = 4095, MOST_BLOCKS = 65535, MOST_BYTES = 2097151;
 
 void RequireShape(Instruction& it, const Runs& runs) {
     it.Require(runs.rows >= 1 && runs.rows <= MOST_ROWS, "%lu blocks: 1 to %lu are possible", (unsigned long)runs.rows,
@@ -40,7 +33,7 @@ void CopyIn(const Local& to, const twin::Global& from, const Runs& runs, const c
         std::memcpy(it.Write(to, row * runs.target, runs.bytes), data + row * runs.source, runs.bytes);
     NpuTwinReport& tally = Me().tally;
     (to.memory == Memory::UB ? tally.gm_to_ub : tally.gm_to_l1) += runs.rows * runs.bytes;
-    it.Takes(Cycles(runs, Soc().l2_read));
+    it.TakesTransfer(runs.rows);
 }
 
 void CopyPadded(const Local& to, const twin::Global& from, const Runs& runs, const Padding& padding, Where where) {
@@ -66,7 +59,7 @@ void CopyPadded(const Local& to, const twin::Global& from, const Runs& runs, con
         if (whole > filled) std::memset(it.Spoil(to, at + filled, whole - filled), 0xa5, whole - filled);
     }
     Me().tally.gm_to_ub += runs.rows * runs.bytes;
-    it.Takes(Cycles(runs, Soc().l2_read));
+    it.TakesTransfer(runs.rows);
 }
 
 void CopyOut(const twin::Global& to, const Local& from, const Runs& runs, const char* name, Where where) {
@@ -84,7 +77,7 @@ void CopyOut(const twin::Global& to, const Local& from, const Runs& runs, const 
     for (uint64_t row = 0; row < runs.rows; ++row)
         Store(out + row * runs.target, it.Read(from, row * runs.source, runs.bytes), runs.bytes, it);
     Me().tally.ub_to_gm += runs.rows * runs.bytes;
-    it.Takes(Cycles(runs, Soc().l2_write));
+    it.TakesTransfer(runs.rows);
 }
 
 void CopyLocal(const Local& to, const Local& from, const Runs& runs, const char* name, Where where) {
@@ -98,7 +91,7 @@ void CopyLocal(const Local& to, const Local& from, const Runs& runs, const char*
         const uint8_t* data = it.Read(from, row * runs.source, runs.bytes);
         std::memmove(it.Write(to, row * runs.target, runs.bytes), data, runs.bytes);
     }
-    it.Takes(Cycles(runs, 256));
+    it.Takes(double(runs.rows) * std::max(double(runs.bytes) / VECTOR_BYTES, 1.0));
 }
 
 namespace {

@@ -1,6 +1,7 @@
 // Bounds, alignment, initialisation and ordering of everything a core touches.
 #include "core.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 
@@ -151,6 +152,13 @@ void Instruction::Takes(double cycles) {
     mine.busy += cycles;
 }
 
+void Instruction::TakesTransfer(uint64_t bursts, double least) {
+    const NpuTwinSoc& soc = *Me().launch->host.soc;
+    const double memory = soc.sharing == 0 ? soc.l2_read : std::min(soc.l2_read, soc.hbm / soc.sharing);
+    const double cycles = double(fresh) / memory + double(again) / soc.l2_read + double(stored) / soc.l2_write;
+    Takes(std::max({cycles, least, double(bursts) * cost::BURST}));
+}
+
 void Instruction::RequireAligned(const Local& tensor, uint32_t alignment, const char* operand) {
     Require(tensor.start % alignment == 0, "%s begins at byte %u of %s, not at a multiple of %u", operand, tensor.start,
             NameOf(tensor.memory), alignment);
@@ -189,6 +197,7 @@ uint8_t* Core::Check(Instruction& it, const Local& tensor, uint64_t offset, uint
         FailHere(*this, it.name, it.where,
                  Format("%s beyond its tensor: bytes %lu to %lu of %s, where the tensor ends at %u", verb,
                         (unsigned long)from, (unsigned long)to, NameOf(tensor.memory), tensor.limit));
+    if (it.pipe == PIPE_S) it.Takes(cost::SCALAR_LOCAL);
     if (bytes == 0) return memory.bytes.get() + from;
     for (uint64_t g = from / 32; g <= (to - 1) / 32; ++g) {
         Granule& granule = memory.granules[g];
@@ -263,6 +272,12 @@ uint8_t* Core::Global(Instruction& it, const twin::Global& tensor, uint64_t offs
     it.Require(!write || span->writable != 0, "writes %#lx, which is read-only", (unsigned long)from);
     // Rows without gaps are one run.
     if (rows > 1 && pitch == bytes) bytes *= rows, rows = 1;
+    for (uint64_t row = 0; row < rows; ++row) {
+        const uint64_t fresh = launch->lines.Touch(*span, from + row * pitch, bytes);
+        if (write) it.stored += bytes;
+        else it.fresh += fresh, it.again += bytes - fresh;
+    }
+    if (it.pipe == PIPE_S) it.Takes(cached.insert(from / 64).second ? cost::SCALAR_GLOBAL : cost::SCALAR_LOCAL);
     const Touch touch = !write ? Touch::Read : atomic != Atomic::None && it.pipe != PIPE_S ? Touch::Atomic : Touch::Write;
     const PipeState& mine = pipes[it.pipe];
     accesses.push_back({launch->order.fetch_add(1), from, bytes, rows, pitch, mine.known, it.clock,

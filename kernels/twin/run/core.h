@@ -5,6 +5,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -116,6 +117,8 @@ struct Core {
     std::vector<Site> sites{{Where{"", 0}, ""}};
     std::map<std::pair<const void*, unsigned>, uint32_t> site_of;
     std::vector<NpuTwinSpan> spans;
+    /// Lines of 64 bytes that the scalar unit's cache holds.
+    std::set<uint64_t> cached;
     void* pipe = nullptr;
     /// The cross-core flag that the core waits for.
     uint32_t waits = NOTHING;

@@ -15,11 +15,12 @@ constexpr double REPEAT = 1, REPEAT_SLOW = 4;
 constexpr double REPEAT_FOLD = 2, REPEAT_GATHER = 8, REPEAT_SORT = 16;
 /// From the issue of a copy to its first byte: L2 and the network on the chip.
 constexpr double COPY_SETTLES = 350;
-/// For every burst of a strided copy, beyond its bytes.
-constexpr double BURST = 1;
+/// Cycles that a burst of a strided copy takes at least: short rows do not reach the path's rate.
+constexpr double BURST = 2;
 constexpr double CUBE_SETTLES = 30;
-constexpr double SCALAR_LOCAL = 3, SCALAR_GLOBAL = 60;
+/// A scalar load or store that finds its line in the core's cache, and one that goes out to the L2 cache.
+constexpr double SCALAR_LOCAL = 3, SCALAR_GLOBAL = 200;
 /// A flag between cores, there and back through the synchronisation unit.
-constexpr double CROSS_FLAG = 500;
+constexpr double CROSS_FLAG = 200;
 
 }  // namespace AscendC::twin::cost

@@ -94,7 +94,7 @@ void CopyNz(const Local& to, const Global& from, const Nd2NzParams& way, uint32_
     }
     const double rows = double(way.ndNum) * way.nValue;
     Me().tally.gm_to_l1 += uint64_t(rows) * row;
-    op.Takes(rows * (columns * BLOCK / Soc().l2_read + cost::BURST));
+    op.TakesTransfer(uint64_t(rows));
 }
 
 void Load2D(const Local& to, const Local& from, const LoadData2DParams& way, uint32_t size, Where where) {
@@ -262,8 +262,7 @@ void FixOut(const Global& to, const Local& sum, const FixpipeParamsV220& way, Ty
     }
     Me().tally.l0c_to_gm += uint64_t(way.mSize) * row.size();
     // The slower of its two ends: F32 out of L0C, and what it becomes on the way to L2.
-    const double out_of = double(way.nSize) * sizeof(float) / Soc().l0c_to_gm, into = double(row.size()) / Soc().l2_write;
-    op.Takes(way.mSize * (std::max(out_of, into) + cost::BURST));
+    op.TakesTransfer(way.mSize, double(way.mSize) * way.nSize * sizeof(float) / Soc().l0c_to_gm);
 }
 
 }  // namespace AscendC::twin

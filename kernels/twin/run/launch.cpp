@@ -22,6 +22,21 @@ double Latest(const Core& core) {
 
 }  // namespace
 
+uint64_t Lines::Touch(const NpuTwinSpan& span, uint64_t start, uint64_t bytes) {
+    std::unique_lock<std::mutex> guard(lock);
+    auto& bits = marks[span.base];
+    if (bits.empty()) bits.resize((span.end - span.base) / LINE / 64 + 1);
+    uint64_t fresh = 0;
+    for (uint64_t at = start; at < start + bytes;) {
+        const uint64_t line = (at - span.base) / LINE;
+        const uint64_t end = std::min(start + bytes, span.base + (line + 1) * LINE);
+        uint64_t& word = bits[line / 64];
+        if ((word >> (line % 64) & 1) == 0) fresh += end - at, word |= 1ull << (line % 64);
+        at = end;
+    }
+    return fresh;
+}
+
 // ---- threads ----
 
 void Launch::Run() {
@@ -341,7 +356,12 @@ void SetAtomic(Atomic mode, Type type) {
     core.atomic_type = type;
 }
 
-void CleanCache(const twin::Global&, bool, Where) { Me().pipes[PIPE_S].time += cost::SCALAR_GLOBAL; }
+void CleanCache(const twin::Global& tensor, bool all, Where) {
+    Core& core = Me();
+    if (all) core.cached.clear();
+    else core.cached.erase(tensor.address / 64);
+    core.pipes[PIPE_S].time += cost::SCALAR_GLOBAL;
+}
 
 Place WhereAmI() {
     const Core& core = Me();
@@ -398,6 +418,11 @@ void Tally(const Launch& launch, NpuTwinReport& report) {
         for (int p = 0; p < PIPES; ++p) {
             report.all_busy[p] += core->pipes[p].busy;
             report.instructions[p] += core->tally.instructions[p];
+            if (core->pipes[p].busy > report.limit_busy) {
+                report.limit_busy = core->pipes[p].busy;
+                report.limit_pipe = static_cast<uint32_t>(p);
+                report.limit_cube = core->kind == Kind::Cube;
+            }
             if (time >= report.cycles) report.busy[p] = core->pipes[p].busy;
         }
         report.cycles = std::max(report.cycles, time);
@@ -439,7 +464,7 @@ std::string RunKernel(Launch& launch, void* function, const uint64_t* args, uint
 
 /// Runs `function`, a kernel of this library, on `blocks` blocks. 0 where all went well; otherwise `report->fault` says
 /// what did not.
-extern "C" int32_t npu_twin_run_v1(const NpuTwinHost* host, void* function, const char* name, uint32_t blocks,
+extern "C" int32_t npu_twin_run_v2(const NpuTwinHost* host, void* function, const char* name, uint32_t blocks,
                                    const uint64_t* args, uint32_t count, NpuTwinReport* report) {
     AscendC::twin::Launch launch;
     launch.host = *host;

@@ -14,6 +14,18 @@ namespace AscendC::twin {
 /// Sets of cross-core flags that wait for the rest of their group: by flag, a queue a sender.
 using Pending = std::map<uint16_t, std::vector<std::deque<Token>>>;
 
+/// The lines of device memory that any core has touched.
+class Lines {
+  public:
+    /// Marks the lines of a run; how many of its bytes are in lines that were not marked.
+    uint64_t Touch(const NpuTwinSpan& span, uint64_t start, uint64_t bytes);
+
+  private:
+    static constexpr uint64_t LINE = 512;
+    std::mutex lock;
+    std::map<uint64_t, std::vector<uint64_t>> marks;
+};
+
 struct Launch {
     NpuTwinHost host{};
     KernelMetaType type = KERNEL_TYPE_AIV_ONLY;
@@ -24,6 +36,7 @@ struct Launch {
     std::function<void()> body;
     std::atomic<uint64_t> order{0};
     std::mutex atomics;
+    Lines lines;
 
     std::mutex lock;
     std::condition_variable changed;

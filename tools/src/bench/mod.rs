@@ -1,6 +1,7 @@
 //! `npu-run bench`: how fast a model of some shape runs here, and how that compares with other programs.
 
 mod gguf;
+mod kernels;
 mod memory;
 mod moe;
 mod ours;
@@ -9,7 +10,7 @@ mod plan;
 mod report;
 mod train;
 
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, Measured};
 use crate::modelled::{self, Recording};
 use crate::{device, progress, report as output};
 use anyhow::{Context, Result};
@@ -32,6 +33,9 @@ fn threads() -> usize {
 }
 
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    if args.what == Some(Measured::Kernels) {
+        return kernels::run(args.json);
+    }
     if let Some(wanted) = args.threads.map(usize::from).filter(|&wanted| wanted != threads()) {
         return again(wanted);
     }

@@ -320,9 +320,9 @@ pub struct SmokeArgs {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Several devices")]
 pub struct ParallelArgs {
-    /// Train together with the other processes of the job, each on the NPU of its local rank. `npu-run launch`, torchrun, Slurm,
-    /// mpirun and msrun start such jobs
-    #[arg(long)]
+    /// Train together with the other processes of the job, each on the device of its local rank: NPUs over HCCL, NVIDIA GPUs over
+    /// NCCL. `npu-run launch`, torchrun, Slurm, mpirun and msrun start such jobs
+    #[arg(long, visible_alias = "nccl")]
     #[serde(skip)]
     pub hccl: bool,
 

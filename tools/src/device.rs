@@ -82,7 +82,7 @@ fn with_kernels(args: &DeviceArgs, opened: Opened) -> Result<Opened> {
     Ok(opened)
 }
 
-/// Opens the NPU of the process that is `local_rank` on this host, of the kind that the arguments name.
+/// Opens the device of the process that is `local_rank` on this host, of the kind that the arguments name.
 pub fn open_as(args: &DeviceArgs, local_rank: usize) -> Result<Opened> {
     with_kernels(args, opened_as(args, local_rank)?)
 }
@@ -90,17 +90,20 @@ pub fn open_as(args: &DeviceArgs, local_rank: usize) -> Result<Opened> {
 fn opened_as(args: &DeviceArgs, local_rank: usize) -> Result<Opened> {
     match args.device.parse()? {
         // A process that fell back to the CPU would keep the others waiting.
-        Choice::Auto => npu(args, local_rank),
+        Choice::Auto => npu(args, local_rank).or_else(|no_npu| {
+            cuda(local_rank).map_err(|no_cuda| no_npu.context(format!("no GPU either: {no_cuda:#}; and no NPU")))
+        }),
         Choice::Npu(_) if args.device == "npu" => npu(args, local_rank),
-        Choice::Npu(_) => bail!(
-            "--device {} with --hccl: every process takes the NPU of its local rank; write --device npu, and choose among the \
-             host's NPUs with ASCEND_RT_VISIBLE_DEVICES",
+        Choice::Cuda(_) if ["cuda", "gpu"].contains(&args.device.as_str()) => cuda(local_rank),
+        Choice::Npu(_) | Choice::Cuda(_) => bail!(
+            "--device {} with --hccl: every process takes the device of its local rank; write --device npu or --device cuda, and \
+             choose among the host's with ASCEND_RT_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES",
             args.device
         ),
         Choice::Sim(soc) => sim(soc.as_deref(), local_rank),
-        Choice::Cpu | Choice::Cuda(_) => {
-            bail!("--device {} with --hccl: HCCL joins NPUs; use --device npu or --device sim", args.device)
-        }
+        Choice::Cpu => bail!(
+            "--device cpu with --hccl: HCCL joins NPUs, and NCCL NVIDIA GPUs; use --device npu, --device cuda or --device sim"
+        ),
     }
 }
 

@@ -19,13 +19,15 @@ impl Ranks {
         Self(Some(communicator))
     }
 
-    /// Joins the processes of `job`, which make the same call, each with an NPU of its own; those that the rank table at
-    /// `table` lists, if there is one.
+    /// Joins the processes of `job`, which make the same call, each with a device of its own: NPUs over HCCL, those that the rank
+    /// table at `table` lists if there is one, or NVIDIA GPUs over NCCL.
     pub fn join(device: &Device, job: &Job, table: Option<&Path>) -> Result<Self> {
-        let Device::Npu(npu) = device else { bail!("HCCL joins NPUs, and this is a {} device", device.kind()) };
-        Ok(Self::over(match table {
-            Some(table) => Communicator::from_rank_table(npu, table, job.rank)?,
-            None => Communicator::connect(npu, job)?,
+        Ok(Self::over(match (table, device) {
+            (None, _) => Communicator::connect(device, job)?,
+            (Some(table), Device::Npu(npu)) => Communicator::from_rank_table(npu, table, job.rank)?,
+            (Some(table), other) => {
+                bail!("the rank table {} is HCCL's, and this is a {} device", table.display(), other.kind())
+            }
         }))
     }
 
@@ -51,7 +53,7 @@ impl Ranks {
     pub fn sum(&self, values: &[f64]) -> Result<Vec<f64>> {
         let Some(communicator) = self.0.as_ref().filter(|_| !values.is_empty()) else { return Ok(values.to_vec()) };
         let values = values.iter().map(|value| *value as f32);
-        let own = Tensor::from_iter(values, &Device::Npu(communicator.device().clone()))?;
+        let own = Tensor::from_iter(values, communicator.device())?;
         let sums = communicator.all_reduce(&own, Reduction::Sum)?.to_vec1::<f32>()?;
         self.check()?;
         Ok(sums.into_iter().map(f64::from).collect())

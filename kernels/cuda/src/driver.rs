@@ -3,7 +3,7 @@
 use crate::entries;
 use crate::libraries::{DRIVER, LIBRARIES, load_all};
 use crate::{BUILT, Error, Version};
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::fmt;
 
 type Init = unsafe extern "C" fn(c_uint) -> c_int;
@@ -42,11 +42,9 @@ extern "C" fn cuInit(flags: c_uint) -> c_int {
 ///
 /// # Safety
 /// `F` must be the type of a pointer to `name` as the driver's interface declares it.
-unsafe fn function<F: Copy>(name: &'static CStr) -> F {
-    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-    let address = entries::cuda::TABLE.slot(name).get();
-    // SAFETY: the sizes are equal, and by the caller's promise the address is that of an `F`.
-    unsafe { std::mem::transmute_copy(&address) }
+pub(crate) unsafe fn function<F: Copy>(name: &CStr) -> F {
+    // SAFETY: the caller's promise is the one that is asked for.
+    unsafe { entries::cuda::TABLE.function(name) }
 }
 
 /// Finds GPU `index`, with everything that opening it will need.
@@ -96,6 +94,6 @@ fn describe(index: usize, driver: Version) -> Result<Gpu, Error> {
     Ok(Gpu { index, name, memory, driver })
 }
 
-fn checked(call: &'static str, code: c_int) -> Result<(), Error> {
+pub(crate) fn checked(call: &'static str, code: c_int) -> Result<(), Error> {
     if code == 0 { Ok(()) } else { Err(Error::Driver { call, code }) }
 }

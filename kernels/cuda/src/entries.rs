@@ -33,7 +33,18 @@ impl Table {
     /// The slot of a function that the table is known to have.
     pub(crate) fn slot(&self, name: &CStr) -> &'static Slot {
         let index = self.names.iter().position(|other| *other == name);
-        &self.slots[index.unwrap_or_else(|| panic!("symbols.txt lacks {name:?}"))]
+        &self.slots[index.unwrap_or_else(|| panic!("the table lacks {name:?}"))]
+    }
+
+    /// The function `name`, or what answers in its stead.
+    ///
+    /// # Safety
+    /// `F` must be the type of a pointer to `name` as its library declares it.
+    pub(crate) unsafe fn function<F: Copy>(&self, name: &CStr) -> F {
+        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+        let address = self.slot(name).get();
+        // SAFETY: the sizes are equal, and by the caller's promise the address is that of an `F`.
+        unsafe { std::mem::transmute_copy(&address) }
     }
 }
 
@@ -57,6 +68,7 @@ pub(crate) mod absent {
         cublasLt 1 "CUBLAS_STATUS_NOT_INITIALIZED";
         curand 203 "CURAND_STATUS_INITIALIZATION_FAILED";
         nvrtc 11 "NVRTC_ERROR_INTERNAL_ERROR";
+        nccl 2 "ncclSystemError";
     }
 }
 
@@ -96,3 +108,26 @@ macro_rules! entry {
 }
 
 include!(concat!(env!("OUT_DIR"), "/entries.rs"));
+
+/// NCCL, which no linked crate calls: names and slots, and no functions for a linker.
+pub(crate) mod nccl {
+    use super::{Slot, Table, absent};
+
+    static SLOTS: [Slot; 11] = [const { Slot::new(absent::nccl) }; 11];
+    pub(crate) static TABLE: Table = Table {
+        names: &[
+            c"ncclGetVersion",
+            c"ncclGetUniqueId",
+            c"ncclCommInitRank",
+            c"ncclCommDestroy",
+            c"ncclCommAbort",
+            c"ncclCommGetAsyncError",
+            c"ncclGetLastError",
+            c"ncclAllReduce",
+            c"ncclBroadcast",
+            c"ncclAllGather",
+            c"ncclReduceScatter",
+        ],
+        slots: &SLOTS,
+    };
+}

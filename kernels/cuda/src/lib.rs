@@ -1,20 +1,26 @@
-//! CUDA for this workspace, in two parts.
+//! CUDA for this workspace, in three parts.
 //!
 //! **The driver, found at run time.** candle 0.11 has cudarc link the CUDA libraries, so that a program built with the
 //! feature `cuda` would not start on a machine without a driver. This crate defines every function of those libraries
 //! that cudarc can name ([`libraries`]); each jumps through a table that the first `cuInit` fills from the libraries
 //! that it finds. [`open`] does so with words: what is missing, too old or refused, and what to do.
 //!
+//! **NCCL, found at run time** ([`nccl`]): collectives on a stream of their own, which a thread looks after.
+//!
 //! **Kernels** (feature `candle`, module `launch`): fused operators that candle has no CUDA code for, or has code that rounds
 //! in between, as CUDA C in `cu/`, launched on candle's CUDA storage.
 
+#[cfg(feature = "candle")]
+pub mod collective;
 mod driver;
 mod entries;
 mod error;
 #[cfg(feature = "candle")]
 pub mod launch;
 pub mod libraries;
+pub mod nccl;
 pub mod plan;
+mod stream;
 
 pub use driver::{Gpu, open};
 pub use error::{Error, code_name};

@@ -37,6 +37,9 @@ pub static LIBRARIES: [Library; 5] = [
 
 pub(crate) static DRIVER: &Library = &LIBRARIES[0];
 
+/// Loaded when the first communicator is made: a program of one GPU does without it.
+pub static NCCL: Library = library("nccl", "libnccl.so.2", false, &entries::nccl::TABLE);
+
 /// Loads what can be loaded of all libraries; what cannot is told by [`Library::path`].
 pub(crate) fn load_all() {
     for library in &LIBRARIES {
@@ -97,7 +100,7 @@ impl Library {
 fn places(file: &str) -> Vec<(String, PathBuf)> {
     let inside = ["lib64", "lib", "targets/x86_64-linux/lib"];
     let mut places = Vec::new();
-    for variable in ["CUDA_HOME", "CUDA_PATH"] {
+    for variable in ["NCCL_HOME", "CUDA_HOME", "CUDA_PATH"] {
         if let Some(root) = std::env::var_os(variable).filter(|root| !root.is_empty()).map(PathBuf::from) {
             places.extend(inside.map(|folder| (variable.to_owned(), root.join(folder).join(file))));
         }

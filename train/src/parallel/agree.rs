@@ -2,23 +2,23 @@
 
 use crate::Ranks;
 use anyhow::{Context, Result, bail, ensure};
+use candle_ascend::Tensor;
 use candle_ascend::comm::Reduction;
-use candle_ascend::{Device, Tensor};
 
 impl Ranks {
     /// An error, the same on every rank, unless all of them pass the same `facts`: names, such as flags, with their values.
     /// It names the first that differs, and what it is on which rank.
     pub fn agree(&self, facts: &[(String, String)]) -> Result<()> {
         let Some(communicator) = self.communicator() else { return Ok(()) };
-        let device = Device::Npu(communicator.device().clone());
+        let device = communicator.device();
         let mut text = serde_json::to_vec(facts)?;
         // Whole numbers up to here are exact in F32.
         ensure!(text.len() < 1 << 24, "{} bytes of facts to compare between the ranks", text.len());
-        let length = Tensor::new(&[text.len() as f32], &device)?;
+        let length = Tensor::new(&[text.len() as f32], device)?;
         let longest = communicator.all_reduce(&length, Reduction::Max)?.to_vec1::<f32>()?;
         self.check().context("comparing how the ranks were started")?;
         text.resize(longest[0] as usize, b' ');
-        let all = communicator.all_gather(&Tensor::new(text.as_slice(), &device)?)?.to_vec1::<u8>()?;
+        let all = communicator.all_gather(&Tensor::new(text.as_slice(), device)?)?.to_vec1::<u8>()?;
         self.check().context("comparing how the ranks were started")?;
         let facts_of = |bytes| serde_json::from_slice(bytes).context("what another rank says about its start");
         let of_ranks = all.chunks(text.len()).map(facts_of).collect::<Result<Vec<Vec<(String, String)>>>>()?;

@@ -99,10 +99,6 @@ impl Group {
         Ok(Self { context: context.clone(), comm, stream, marks: Mutex::default() })
     }
 
-    pub(crate) fn context(&self) -> &Context {
-        &self.context
-    }
-
     fn number(
         &self,
         call: &'static str,

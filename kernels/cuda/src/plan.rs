@@ -76,3 +76,53 @@ pub fn attention(problem: &Problem, batch: usize, suffix: &str) -> Option<Launch
     let grid = [blocks(problem.queries.div_ceil(queries_a_block)), blocks(problem.heads), blocks(batch)];
     Some(Launch { entry: format!("attend_tile_{width}_{suffix}"), grid, threads: 4 * 32 })
 }
+
+/// `Gate` of `cu/moe.cu`: how router logits become weights.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Gate {
+    pub experts: usize,
+    pub chosen: usize,
+    /// Experts can be chosen of the `kept` best of `groups` groups alone.
+    pub groups: usize,
+    pub kept: usize,
+    /// One for a sigmoid an expert, zero for a softmax over all.
+    pub sigmoid: i32,
+    /// One where the weights of the chosen add up to one before they are multiplied by `factor`.
+    pub renormalise: i32,
+    pub factor: f32,
+}
+
+/// Experts that a block has room for.
+const MOST_EXPERTS: usize = 1024;
+
+/// The choice of experts for `rows` rows; none when there are more experts than a block has room for.
+pub fn route(gate: &Gate, rows: usize) -> Option<Launch> {
+    (gate.experts <= MOST_EXPERTS).then(|| by_row("route", "f32", rows))
+}
+
+/// The grouping of rows by expert.
+pub fn group(experts: usize) -> Launch {
+    by_row("group", "u32", experts)
+}
+
+/// `Grouped` of `cu/moe.cu`: rows `[R, I]` times matrices `[E, O, I]`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Grouped {
+    pub rows: usize,
+    pub inner: usize,
+    pub outputs: usize,
+    pub experts: usize,
+}
+
+/// The product of each group of rows with its expert's matrix; none for more rows than a grid has tiles for.
+pub fn grouped_linear(size: &Grouped, suffix: &str) -> Option<Launch> {
+    let (rows, outputs) = (16, 64);
+    // A grid's other dimensions take this many blocks.
+    const MOST: usize = 65535;
+    // Each group's last tile may be filled in part.
+    let tiles = size.rows.div_ceil(rows) + size.experts;
+    let grid = [blocks(size.outputs.div_ceil(outputs)), blocks(tiles), 1];
+    (tiles <= MOST).then(|| Launch { entry: format!("grouped_linear_{suffix}"), grid, threads: ROW_THREADS })
+}

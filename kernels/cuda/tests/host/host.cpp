@@ -120,3 +120,6 @@ extern "C" int launch(const unsigned grid[3], unsigned threads_of_block, void (*
 #undef ENTRIES
 #undef ENTRY
 #include "../../cu/attention.cu"
+#undef ENTRIES
+#undef ENTRY
+#include "../../cu/moe.cu"

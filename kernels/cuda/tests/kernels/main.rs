@@ -1,6 +1,8 @@
 //! The kernels' arithmetic, in the sources that nvcc compiles, run on the host: `tests/host` stands in for the parts of
 //! CUDA C++ that they use. What it cannot show is in its header: races, and what a GPU's own arithmetic rounds otherwise.
 
+mod moe;
+
 use half::{bf16, f16};
 use libloading::os::unix::Library;
 use npu_cuda::plan::{self, Launch, Problem, Rows};
@@ -133,6 +135,7 @@ macro_rules! for_each_type {
         $check::<bf16> $arguments;
     };
 }
+use for_each_type;
 
 fn softmax<T: Real>(rows: usize, width: usize) {
     let x = Walled::<T>::random(&mut StdRng::seed_from_u64(1), rows * width);

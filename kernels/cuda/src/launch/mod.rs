@@ -3,6 +3,8 @@
 //! Each function takes operands of one element type (F32, F16 or BF16) on one device and answers none when there is no
 //! kernel for them. Work goes to candle's stream, in order with candle's own.
 
+pub mod moe;
+
 use crate::plan::{self, Launch, Problem, Rows};
 use crate::{Error, code_name};
 use candle_core::backend::BackendStorage;
@@ -65,6 +67,7 @@ macro_rules! by_type {
         }
     };
 }
+use by_type;
 
 /// Storage and layout of one operand.
 pub type View<'a> = (&'a CudaStorage, &'a Layout);
@@ -108,6 +111,7 @@ macro_rules! run {
         ($( CudaStorage::wrap_cuda_slice($out, device.clone()) ),+)
     }};
 }
+use run;
 
 /// Softmax of the rows of `x`, row-major.
 pub fn softmax(x: View<'_>) -> Result<Option<CudaStorage>> {

@@ -212,6 +212,15 @@ fn an_adapter_of_another_model() {
     let ran = npu_run(&["infer", "1 + 1", "--device", "cpu", "--adapter", "nowhere"], b"");
     ran.refused(&["nowhere"]);
     let folder = tempfile::tempdir().unwrap();
+    let (data, trained) = (folder.path().join("data.jsonl"), folder.path().join("trained"));
+    fs::write(&data, "{\"prompt\": \"1 + 1\", \"completion\": \"2\", \"answer\": \"2\"}").unwrap();
+    let (data, trained) = (data.to_str().unwrap(), trained.to_str().unwrap());
+    for objective in [&["sft"][..], &["grpo", "--reward", "accuracy"]] {
+        let flags = ["--device", "cpu", "--data", data, "--output-dir", trained, "--adapter", adapter];
+        let ran = npu_run(&[&["train"], objective, &flags].concat(), b"");
+        ran.refused(&["adapter_final", "gate_proj", "[160, 8]", "192 outputs"]);
+    }
+    assert!(!Path::new(trained).exists(), "a run that was refused left a folder");
     let output = folder.path().join("merged");
     let (other, output) = (fixture("llama-tiny"), output.to_str().unwrap());
     let args = ["merge", "--model", other.to_str().unwrap(), "--adapter", adapter, "--output", output];

@@ -30,19 +30,30 @@ impl Place {
 
     /// A run over the samples into the folder `name`, with `more` flags.
     fn train(&self, name: &str, more: &[&str]) -> Vec<String> {
+        self.train_for("sft", name, more)
+    }
+
+    fn train_for(&self, objective: &str, name: &str, more: &[&str]) -> Vec<String> {
         let (data, output) = (self.0.path().join("sums.jsonl"), self.output(name));
-        let words = ["train", "sft", "--device", "sim", "--dtype", "f32", "--per-device-train-batch-size", "1"];
-        let words = words.iter().chain(&["--logging-steps", "1", "--learning-rate", "1e-3", "--data"]);
-        let paths = [data.display().to_string(), "--output-dir".into(), output.display().to_string()];
-        words.map(|word| word.to_string()).chain(paths).chain(more.iter().map(|word| word.to_string())).collect()
+        let fixed = ["train", objective, "--device", "sim", "--dtype", "f32", "--logging-steps", "1"];
+        let usual = [["--per-device-train-batch-size", "1"], ["--learning-rate", "1e-3"]];
+        let usual = usual.into_iter().filter(|[flag, _]| !more.contains(flag)).flatten();
+        let words = fixed.into_iter().chain(usual).chain(more.iter().copied()).map(str::to_owned);
+        let paths = [("--data", data), ("--output-dir", output)];
+        words.chain(paths.iter().flat_map(|(flag, path)| [(*flag).to_owned(), path.display().to_string()])).collect()
     }
 
     /// The losses of the run in the folder `name`, step by step.
     fn losses(&self, name: &str) -> Vec<f64> {
+        self.logged(name, "loss")
+    }
+
+    /// The numbers that it logged as `key`.
+    fn logged(&self, name: &str, key: &str) -> Vec<f64> {
         let path = self.output(name).join("trainer_log.jsonl");
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
-        entries.filter_map(|entry| entry.get("loss").and_then(Value::as_f64)).collect()
+        entries.filter_map(|entry| entry.get(key).and_then(Value::as_f64)).collect()
     }
 }
 
@@ -113,6 +124,43 @@ fn launch_and_torchruns_variables_and_one_rank_lose_the_same() {
         // by which gradients are clipped.
         let apart = losses.iter().zip(&launched).map(|(a, b)| (a / b - 1.).abs()).fold(0., f64::max);
         assert!(apart <= bound, "{name} is off by {apart}: {losses:?}, two ranks {launched:?}");
+    }
+}
+
+/// What is sampled and judged, and what a teacher says, is the same on two ranks as on one with as much accumulation.
+#[test]
+fn launched_ranks_reinforce_and_distil_what_one_does() {
+    let place = Place::new();
+    let taught = place.output("taught").display().to_string();
+    npu_run(&text(&place.train("taught", &["--max-steps", "1", "--save-steps", "0", "--learning-rate", "1e-2"])), b"")
+        .ok();
+    // What a completion says decides it, so that those of one prompt differ.
+    let reward = "awk '{ print length($0) % 5; fflush() }'";
+    let samples = ["--per-device-train-batch-size", "2", "--num-generations", "2", "--max-completion-length", "6"];
+    let judged = ["--temperature", "1.5", "--num-iterations", "2", "--beta", "0.1", "--reward", reward];
+    let grpo = [&samples[..], &judged].concat();
+    let distill = ["--per-device-train-batch-size", "2", "--teacher", taught.as_str()];
+    for (objective, flags, keys) in [
+        ("grpo", &grpo[..], &["loss", "reward", "kl", "grad_norm"][..]),
+        ("distill", &distill, &["loss", "soft_loss", "hard_loss", "grad_norm"]),
+    ] {
+        let of = |ranks: &str, accumulated: &str, more: &[&str]| {
+            let steps = ["--max-steps", "2", "--save-steps", "0", "--gradient-accumulation-steps", accumulated];
+            place.train_for(objective, &format!("{objective}-{ranks}"), &[flags, &steps, more].concat())
+        };
+        npu_run(&text(&of("alone", "2", &[])), b"").ok();
+        npu_run(&text(&launch(2, &of("two", "1", &["--hccl"]))), b"").ok();
+        for key in keys {
+            let logged = |ranks: &str| place.logged(&format!("{objective}-{ranks}"), key);
+            let (two, alone) = (logged("two"), logged("alone"));
+            println!("{objective}, {key}: two ranks {two:?}, one {alone:?}");
+            assert!(two.len() == 2 && alone.len() == 2 && alone[1] != 0., "{objective}, {key}: {two:?} {alone:?}");
+            for (two, alone) in two.iter().zip(&alone) {
+                // F32, after sums in another order; what is larger than one counts relatively.
+                let off = (two - alone).abs() / alone.abs().max(1.);
+                assert!(off <= 1e-5, "{objective}, {key}: {two} on two ranks, {alone} on one");
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `npu-run train sft` as a user runs it, is interrupted in it, or has no room left.
 
 mod common;
-use common::{Ran, npu_run, run};
+use common::{Ran, fixture, npu_run, run};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -121,13 +121,17 @@ fn a_full_disk_leaves_the_checkpoint_before() {
     let output = home.path().join("out");
     let more = ["--dtype", "f32", "--save-steps", "2", "--max-steps"];
     sft(&data, &output, &[&more[..], &["2"]].concat()).ok();
-    // A limit on the size of a file that is smaller than the weights; its signal is ignored, so that writing answers an error.
     let resumed = [&more[..], &["4", "--resume"]].concat();
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_npu-run")]);
-    let ran = run(shell.args(arguments(&data, &output, &resumed)), b"");
-    ran.refused(&["checkpoint-4 could not be written", "checkpoint-2 is whole", "File too large", "model.safetensors"]);
-    assert!(!output.join("checkpoint-4").exists());
+    // Limits on the size of a file, one smaller than the weights, and one that leaves room for them and not for the optimizer's
+    // state. The limit's signal is ignored, so that writing answers an error.
+    for (limit, file) in [("1000", "model.safetensors"), ("2000", "optimizer.safetensors")] {
+        let mut shell = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$@\"");
+        shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_npu-run")]);
+        let ran = run(shell.args(arguments(&data, &output, &resumed)), b"");
+        ran.refused(&["checkpoint-4 could not be written", "checkpoint-2 is whole", "File too large", file]);
+        assert!(!output.join("checkpoint-4").exists());
+    }
     let ran = sft(&data, &output, &resumed).ok();
     assert!(ran.stderr.contains("going on after step 2"), "{}", ran.stderr);
     assert!(output.join("checkpoint-4/model.safetensors").exists());
@@ -217,4 +221,78 @@ fn adapters_over_four_bits_are_trained_resumed_and_run() {
     sft(&data, &home.path().join("none"), &["--load-in-4bit"]).refused(&["--use-peft"]);
     let named = ["--use-peft", "--lora-target-modules", "q_proj", "c_attn"];
     sft(&data, &home.path().join("none"), &named).refused(&["c_attn", "down_proj"]);
+}
+
+/// One step over all samples, in bins and one by one.
+#[test]
+fn packed_samples_lose_what_they_lose_one_by_one() {
+    let (home, data) = home();
+    let of = |name: &str, more: &[&str]| {
+        let output = home.path().join(name);
+        let whole = ["--dtype", "f32", "--num-train-epochs", "1", "--save-steps", "0", "--gradient-accumulation-steps"];
+        let ran = sft(&data, &output, &[&whole[..], more].concat()).ok();
+        (losses(&output), ran.stderr)
+    };
+    let (apart, said) = of("apart", &["10"]);
+    assert!(said.contains("20 samples a step"), "{said}");
+    // Three bins of two: what does not fit into six bins would take a second step.
+    let (packed, said) = of("packed", &["3", "--packing", "--max-length", "64"]);
+    assert!(said.contains("1 steps") && said.contains("bins a step"), "{said}");
+    assert_eq!((apart.len(), packed.len()), (1, 1), "{apart:?} {packed:?}");
+    // A loss of some twenty in F32; the sums are of another order.
+    let off = (packed[0].1 / apart[0].1 - 1.).abs();
+    assert!(off < 1e-6, "packed {packed:?}, one by one {apart:?}");
+    let wide = ["--packing", "--max-length", "100000", "--max-steps", "1"];
+    sft(&data, &home.path().join("wide"), &wide).refused(&["100000", "context"]);
+}
+
+#[test]
+fn parquet_trains_as_the_same_lines_do() {
+    let (home, lines) = home();
+    let turn = |role: &str, text: String| serde_json::json!({"role": role, "content": text});
+    let line = |i: usize| {
+        let mut turns = vec![turn("user", format!("{i} + 1?")), turn("assistant", (i + 1).to_string())];
+        if i.is_multiple_of(3) {
+            turns.extend([turn("user", "And é?".into()), turn("assistant", "漢".into())]);
+        }
+        serde_json::json!({ "messages": turns }).to_string()
+    };
+    std::fs::write(&lines, (0..7).map(line).collect::<Vec<_>>().join("\n")).expect("the rows as lines");
+    let rows = fixture("data").join("chat.parquet");
+    let losses = [&rows, &lines].map(|data| {
+        let output = home.path().join(data.extension().expect("a kind"));
+        sft(data, &output, &["--max-steps", "3", "--save-steps", "0"]).ok();
+        losses(&output)
+    });
+    assert!(losses[0].len() == 3 && losses[0] == losses[1], "{losses:?}");
+}
+
+/// What is wrong with a line is said with its place before anything is trained; what is only too long is counted.
+#[test]
+fn data_that_cannot_be_learnt_is_said_and_what_is_too_long_is_counted() {
+    let (home, good) = home();
+    let (bad, output) = (home.path().join("bad.jsonl"), home.path().join("out"));
+    let first = std::fs::read_to_string(&good).expect("sums").lines().next().expect("a line").to_owned();
+    let cases: [(&str, &[&str]); 6] = [
+        ("", &["bad.jsonl is empty"]),
+        ("\n \n", &["bad.jsonl has no records"]),
+        (r#"{"sum": "1 + 1", "is": "2"}"#, &["bad.jsonl, line 1", "its fields (sum, is)", "fit no format"]),
+        (r#"{"messages": [{"role": "user", "content": "1"}]}"#, &["bad.jsonl, line 1", "a prompt and no answer"]),
+        ("FIRST\n{\"messages\": 3}", &["bad.jsonl, line 2", "messages is 3", "--skip-bad-lines"]),
+        ("FIRST\n{\"messages\": [", &["bad.jsonl, line 2", "not valid JSON"]),
+    ];
+    for (text, words) in cases {
+        std::fs::write(&bad, text.replace("FIRST", &first)).expect("bad lines");
+        sft(&bad, &output, &["--max-steps", "1"]).refused(words);
+    }
+    assert!(!output.exists(), "nothing was begun");
+    let long = serde_json::json!({"prompt": "1 + 1", "completion": "2 ".repeat(60)});
+    std::fs::write(&bad, format!("{long}\nno line\n")).expect("a long line");
+    let more = ["--max-steps", "1", "--save-steps", "0", "--skip-bad-lines", "--max-length", "40"];
+    let cut = sft(&bad, &output, &more).ok();
+    for says in ["1 samples of 40 tokens", "1 cut to 40 tokens", "1 bad lines left out", "line 2: not valid JSON"] {
+        assert!(cut.stderr.contains(says), "{says:?} is not in:\n{}", cut.stderr);
+    }
+    let dropped = sft(&bad, &output, &[&more[..], &["--drop-long"]].concat());
+    dropped.refused(&["no sample is left", "1 left out: too long for 40 tokens"]);
 }

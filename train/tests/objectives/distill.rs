@@ -2,9 +2,9 @@
 
 use crate::common::{GoldenSteps, golden, numbers, qwen2_tiny, sample, simulated};
 use anyhow::Result;
-use candle_ascend::{DType, Device, no_grad};
+use candle_ascend::{DType, Device, Tensor, no_grad};
 use npu_engine::{RolloutOptions, SamplingOptions};
-use npu_train::distill::{Distill, Distillation, OnPolicy, Teacher, TeacherLogits, write_teacher_logits};
+use npu_train::distill::{Distill, Distillation, OnPolicy, Teacher, TeacherLogits, TeacherRows, write_teacher_logits};
 use npu_train::{Batch, Batches, Decay, IGNORED, Objective, Plain, Policy, Ranks, Sample, Sft, TrainOptions, train};
 
 /// Half teacher at a temperature of 2, half labels.
@@ -25,7 +25,7 @@ fn student_and_teacher(device: &Device, teachers: &Device) -> (Policy, Policy, B
 /// The mean loss of `batch`, and of what is logged beside it.
 fn loss(objective: &mut Distill<GoldenSteps>, student: &Policy, batch: &Batch) -> Result<(f64, Vec<f64>)> {
     let loss = no_grad(|| objective.loss(student, batch))?;
-    let mean = |sum: &candle_ascend::Tensor| Ok(f64::from(sum.to_scalar::<f32>()?) / objective.weight(batch));
+    let mean = |sum: &Tensor| Ok(f64::from(sum.to_scalar::<f32>()?) / objective.weight(batch));
     let also = loss.also.iter().map(|(_, sum)| mean(sum)).collect::<Result<_>>()?;
     Ok((mean(&loss.sum)?, also))
 }
@@ -66,6 +66,26 @@ fn the_golden_loss_with_teachers_here_there_and_in_a_file() {
         let sum: f64 = parts.sum();
         assert!((sum / batch.targets() as f64 - got).abs() <= 1e-5, "{what}: {sum} in parts");
     }
+}
+
+/// Checkpoints of one tokenizer pad their vocabularies to different sizes: only what both have is compared.
+#[test]
+fn a_teacher_of_another_padding_is_compared_where_both_have_tokens() {
+    let logits = |width: usize, seed: usize| {
+        let values = (0..3 * width).map(|i| ((i * 7 + seed) as f32).sin() * 2.);
+        Tensor::from_iter(values, &Device::Cpu).and_then(|x| x.reshape((3, width))).expect("logits")
+    };
+    let targets = Tensor::new(&[[1i64], [0], [4]], &Device::Cpu).expect("targets");
+    let how = Distillation { alpha: 1., temperature: 1.5, beta: 0. };
+    let soft = |student: &Tensor, teacher: Tensor| {
+        let sums = how.of_logits(student, &TeacherRows::Logits(teacher), &targets).expect("sums");
+        sums.soft.to_scalar::<f32>().expect("a number")
+    };
+    let part = |x: &Tensor| x.narrow(1, 0, 5).and_then(|part| part.contiguous()).expect("a part");
+    let (narrow, wide) = (logits(5, 1), logits(9, 2));
+    assert_eq!(soft(&narrow, wide.clone()), soft(&narrow, part(&wide)), "the teacher is padded");
+    assert_eq!(soft(&wide, narrow.clone()), soft(&part(&wide), narrow.clone()), "the student is padded");
+    assert!(soft(&narrow, part(&wide)) > 0.1, "they are alike");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::context::{Context, Inner, lock};
 use super::{Error, api::Api};
 use acl_sys::loader::{FUNCTIONS, OPERATORS};
-use acl_sys::{ACL_HBM_MEM, ACL_PKG_NAME_CANN, Library, aclCANNPackageVersion};
+use acl_sys::{ACL_DEV_ATTR_VECTOR_CORE_NUM, ACL_HBM_MEM, ACL_PKG_NAME_CANN, Library, aclCANNPackageVersion};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 
@@ -37,6 +37,16 @@ impl Context {
         let pool = lock(&self.0.pool);
         let (reserved, in_use) = (pool.blocks.reserved(), pool.blocks.in_use());
         Ok(MemoryInfo { free, total, reserved, in_use, peak: pool.peak })
+    }
+
+    /// Vector cores of the device. Releases before 9 cannot say; no chip with split cores has fewer than the number then given.
+    pub fn vector_cores(&self) -> usize {
+        const FEWEST: usize = 40;
+        let mut count = 0;
+        let device = self.device() as u32;
+        // SAFETY: writes one number through a valid pointer.
+        let answer = unsafe { self.0.api.acl.aclrtGetDeviceInfo(device, ACL_DEV_ATTR_VECTOR_CORE_NUM, &mut count) };
+        if answer.is_ok_and(|code| code == 0) && count > 0 { count as usize } else { FEWEST }
     }
 
     /// Starts the high-water mark anew from what is in use now.

@@ -19,7 +19,7 @@ pub fn write_at(cache: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()>
     Ok(())
 }
 
-fn check(cache: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
+pub(super) fn check(cache: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
     let ((batch, heads, capacity, width), (b, n, tokens, d)) = (cache.dims4()?, rows.dims4()?);
     if (batch, heads, width) != (b, n, d) || tokens > capacity || positions.dims() != [batch] {
         bail!(

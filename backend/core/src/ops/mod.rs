@@ -29,11 +29,13 @@ mod norm;
 mod npu;
 mod npu_grad;
 mod optim;
+mod ours;
 mod packed;
 mod reduction;
 mod rotary;
 mod slope;
 mod sort;
+mod turn;
 mod view;
 mod weight;
 
@@ -61,6 +63,7 @@ pub use packed::attention_packed;
 pub(crate) use reduction::Reduce;
 pub use rotary::{norm_rotary, rotary};
 pub(crate) use sort::arg_sort_last_dim;
+pub use turn::{Turn, turn_and_write_at};
 pub(crate) use view::{Pad, SliceScatter, View, record_cat};
 pub use weight::{Blocks, Format, Weight, widen};
 

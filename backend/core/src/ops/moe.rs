@@ -36,7 +36,7 @@ pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, T
         bail!("route: {k} of {experts} experts cannot be chosen")
     }
     if ours(logits) && !tracked(&[logits]) {
-        return no_kernel("route");
+        return super::ours::route(logits, k, gating);
     }
     if let Gating::Sigmoid { groups, kept_groups, .. } = gating {
         check_groups(experts, groups, kept_groups)?;
@@ -126,7 +126,7 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
         bail!("permute: {:?} and experts {:?} do not fit: wanted [T, H] and [T, K]", x.shape(), chosen.shape())
     }
     if ours(x) && !tracked(&[x]) {
-        return no_kernel("permute");
+        return super::ours::permute(x, chosen, experts);
     }
     if overrides()
         && !tracked(&[x])
@@ -217,7 +217,7 @@ pub fn unpermute(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor
     check_places(y, places, weights)?;
     let (width, (tokens, k)) = (y.dim(1)?, weights.dims2()?);
     if ours(y) && !tracked(&[y, weights]) {
-        return no_kernel("unpermute");
+        return super::ours::unpermute(y, places, weights);
     }
     if overrides() && !tracked(&[y, weights]) {
         if let Some(sums) = super::npu::unpermute(y, places, weights, None)? {

@@ -96,7 +96,7 @@ fn half_rows(table: &Tensor, x: &Tensor) -> Result<Tensor> {
     table.narrow(D::Minus1, 0, x.dim(D::Minus1)? / 2)
 }
 
-fn check(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<()> {
+pub(super) fn check(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<()> {
     expect_float(x, "rotary")?;
     let (batch, _, positions, width) = x.dims4()?;
     let columns = if cos.dims().last() == Some(&width) { width } else { width / 2 };

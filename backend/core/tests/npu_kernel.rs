@@ -80,7 +80,7 @@ fn a_kernel_is_captured_and_replayed() -> Result<()> {
     let context = npu.context().clone();
     let case = case(&context)?;
     let device = Device::Npu(npu);
-    let work = || Ok(launch_kernel(&context, &launch(), &case.tensors())?);
+    let work = || -> Result<()> { Ok(launch_kernel(&context, &launch(), &case.tensors())?) };
     let (graph, ()) = device.capture(work)?.expect("the simulated NPU has graphs");
     assert_eq!(graph.launches(), 1);
     graph.replay()?;

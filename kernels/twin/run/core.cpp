@@ -312,6 +312,9 @@ void Core::End() {
                                 NameOf(static_cast<HardEvent>(e)), id));
         }
     }
+}
+
+void Core::EndOfLaunch() const {
     for (const auto& [id, waiting] : tokens) {
         if (!waiting.empty())
             FailHere(*this, "CrossCoreSetFlag", waiting.front().where,

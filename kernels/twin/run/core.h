@@ -139,8 +139,10 @@ struct Core {
     const NpuTwinSpan* Find(uint64_t address);
     uint32_t SiteOf(const char* name, Where where);
     std::string Describe(pipe_t pipe, uint32_t clock) const;
-    /// At the end of the kernel: flags that nobody waited for.
+    /// At the end of the core's own work: flags between its pipes that nobody waited for.
     void End();
+    /// When every core is done, since others may set them after this one has ended: cross-core flags that nobody waited for.
+    void EndOfLaunch() const;
     Foreign Knows(pipe_t pipe) const;
 };
 

@@ -455,7 +455,13 @@ std::string RunKernel(Launch& launch, void* function, const uint64_t* args, uint
     Shape(launch);
     launch.Run();
     Tally(launch, report);
-    return launch.failed ? launch.fault : FindRace(launch, report);
+    if (launch.failed) return launch.fault;
+    try {
+        for (const auto& core : launch.cores) core->EndOfLaunch();
+    } catch (const Fault& fault) {
+        return fault.text;
+    }
+    return FindRace(launch, report);
 }
 
 }  // namespace

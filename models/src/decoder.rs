@@ -53,8 +53,8 @@ impl Linear {
         let Weight::Dense(weight) = &self.weight else { bail!("the rows of a matrix of blocks cannot be reordered") };
         ensure!(!weight.is_variable(), "a projection whose rows are reordered at load cannot be trained whole yet");
         let order = Tensor::from_iter(order.into_iter().map(|row| row as u32), weight.device())?;
-        let bias = self.bias.map(|bias| bias.index_select(&order, 0)).transpose()?;
-        let weight = Weight::Dense(weight.index_select(&order, 0)?);
+        let bias = self.bias.map(|bias| bias.contiguous()?.index_select(&order, 0)).transpose()?;
+        let weight = Weight::Dense(weight.contiguous()?.index_select(&order, 0)?);
         Ok(Self { weight, bias, adapters: self.adapters.reordered(order) })
     }
 }

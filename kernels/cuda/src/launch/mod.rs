@@ -78,7 +78,7 @@ fn elements<'a, T: Real>((storage, layout): View<'a>) -> Result<CudaView<'a, T>>
 }
 
 /// The elements of a row-major view.
-fn dense<'a, T: Real>((storage, layout): View<'a>, what: &str) -> Result<CudaView<'a, T>> {
+fn dense<'a, T: CudaDType + DeviceRepr>((storage, layout): View<'a>, what: &str) -> Result<CudaView<'a, T>> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(storage.as_cuda_slice::<T>()?.slice(from..to)),
         None => bail!("{what} of a CUDA kernel must be row-major, got strides {:?}", layout.stride()),

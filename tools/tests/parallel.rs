@@ -135,9 +135,9 @@ fn launched_ranks_reinforce_and_distil_what_one_does() {
     npu_run(&text(&place.train("taught", &["--max-steps", "1", "--save-steps", "0", "--learning-rate", "1e-2"])), b"")
         .ok();
     // What a completion says decides it, so that those of one prompt differ.
-    let reward = "awk '{ print length($0) % 5; fflush() }'";
+    let reward = "while read -r line; do echo $((${#line} % 5)); done";
     let samples = ["--per-device-train-batch-size", "2", "--num-generations", "2", "--max-completion-length", "6"];
-    let judged = ["--temperature", "1.5", "--num-iterations", "2", "--beta", "0.1", "--reward", reward];
+    let judged = ["--temperature", "5", "--num-iterations", "2", "--beta", "0.1", "--reward", reward];
     let grpo = [&samples[..], &judged].concat();
     let distill = ["--per-device-train-batch-size", "2", "--teacher", taught.as_str()];
     for (objective, flags, keys) in [

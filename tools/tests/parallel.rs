@@ -154,7 +154,9 @@ fn launched_ranks_reinforce_and_distil_what_one_does() {
             let logged = |ranks: &str| place.logged(&format!("{objective}-{ranks}"), key);
             let (two, alone) = (logged("two"), logged("alone"));
             println!("{objective}, {key}: two ranks {two:?}, one {alone:?}");
-            assert!(two.len() == 2 && alone.len() == 2 && alone[1] != 0., "{objective}, {key}: {two:?} {alone:?}");
+            // What is sampled once is judged once; the second pass over it has something to lose.
+            let last = alone.last().copied().unwrap_or(0.);
+            assert!(two.len() == alone.len() && last != 0., "{objective}, {key}: {two:?} {alone:?}");
             for (two, alone) in two.iter().zip(&alone) {
                 // F32, after sums in another order; what is larger than one counts relatively.
                 let off = (two - alone).abs() / alone.abs().max(1.);

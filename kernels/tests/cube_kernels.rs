@@ -109,7 +109,7 @@ fn tiles_of_grouped_matmul_fit_the_memories() {
                 let t = &plan.tiling;
                 assert!(t.tile_rows % 16 == 0 && t.tile_columns % 16 == 0, "{t:?}: whole fractals");
                 assert!(
-                    t.depth_l1 % t.depth_l0 == 0 && t.depth_l0 as usize * float.size() % 32 == 0,
+                    t.depth_l1 % t.depth_l0 == 0 && (t.depth_l0 as usize * float.size()).is_multiple_of(32),
                     "{t:?}: whole blocks"
                 );
                 assert!((1..=CORES).contains(&plan.blocks));

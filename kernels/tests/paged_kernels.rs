@@ -77,7 +77,9 @@ fn paged_decode_matches_loops() {
     let mut table = Table::new("paged_decode");
     // A lone key; an empty sequence; lengths of no whole block; one long sequence, which all cores share; blocks of several
     // sizes; heads of their own and shared ones.
-    let cases: [(&[usize], (usize, usize), [usize; 2], usize); 6] = [
+    /// Lengths, heads and those that share, widths, and tokens of a block.
+    type Case = (&'static [usize], (usize, usize), [usize; 2], usize);
+    let cases: [Case; 6] = [
         (&[1], (1, 1), [64, 64], 16),
         (&[5, 0, 37, 129], (4, 2), [64, 64], 16),
         (&[500, 1, 400], (8, 2), [128, 128], 128),
@@ -223,7 +225,7 @@ fn parts_cover_every_key_once_and_use_every_core() {
         for longest in [0, 1, 383, 384, 385, 4096, 100_000] {
             let plan = paged::plan("paged_decode", &shape(batch, key_heads, longest), CORES).unwrap();
             let t = &plan.tiling;
-            assert!(t.part_keys as usize % flash::KEYS == 0, "{t:?}: whole steps");
+            assert!((t.part_keys as usize).is_multiple_of(flash::KEYS), "{t:?}: whole steps");
             let covered = (t.parts * t.part_keys) as usize;
             assert!(covered >= longest && covered - (t.part_keys as usize) < longest.max(1), "{t:?}: {longest} keys");
             assert!(paged::joining(t).bytes <= paged::joining(t).of, "{t:?}");

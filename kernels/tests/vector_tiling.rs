@@ -128,7 +128,7 @@ fn permute_takes_each_choice_once() {
             assert_covers(&what, tokens, (0..blocks).flat_map(|b| tiles(share(tokens, blocks, b), t.batch as usize)));
             assert_covers(&what, t.width as usize, tiles(0..t.width as usize, t.chunk as usize));
             assert!(t.width as usize * 2 == width * float.size() && permute::footprint(&t) <= LOCAL, "{what}");
-            assert!(plan.workspace >= blocks * experts * 4 && plan.workspace % BLOCK == 0, "{what}");
+            assert!(plan.workspace >= blocks * experts * 4 && plan.workspace.is_multiple_of(BLOCK), "{what}");
         }
     }
     let refusal =

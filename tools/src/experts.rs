@@ -60,7 +60,7 @@ impl fmt::Display for ExpertLoad {
                 format!("{:.2}", layer.imbalance),
             ]);
         }
-        write!(f, "{table}imbalance of all layers: {:.2} (1 is even)\n", self.imbalance)
+        writeln!(f, "{table}imbalance of all layers: {:.2} (1 is even)", self.imbalance)
     }
 }
 

@@ -100,7 +100,11 @@ fn within_groups(ranks: &Tensor, (tokens, experts): (usize, usize), groups: usiz
     let of_group = best.contiguous()?.sum(D::Minus1)?;
     // The rank of each group among its row's, by sorting the order that sorts them.
     let place = of_group.contiguous()?.arg_sort_last_dim(false)?.arg_sort_last_dim(true)?;
-    let open = place.lt(kept as u32)?.unsqueeze(D::Minus1)?.broadcast_as((tokens, groups, size))?;
+    // Filled on the device: a scalar would be uploaded, which no captured step may do.
+    let open = place
+        .lt(&Tensor::full(kept as u32, place.shape(), ranks.device())?)?
+        .unsqueeze(D::Minus1)?
+        .broadcast_as((tokens, groups, size))?;
     let closed = Tensor::full(f32::NEG_INFINITY, (tokens, groups, size), ranks.device())?;
     open.contiguous()?.where_cond(&grouped, &closed)?.reshape((tokens, experts))
 }

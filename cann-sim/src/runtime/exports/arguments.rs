@@ -204,7 +204,7 @@ export! {
     fn aclrtLaunchKernel(func_handle: aclrtFuncHandle, num_blocks: u32, args_data: *const c_void, args_size: usize, stream: aclrtStream) {
         let function = function(func_handle)?;
         ensure!(!args_data.is_null() && args_size > 0, ACL_ERROR_INVALID_PARAM, "argsData is null or argsSize is 0");
-        ensure!(args_size % WORD == 0, ACL_ERROR_RT_PARAM_INVALID, "argsSize is {args_size}, no multiple of {WORD}");
+        ensure!(args_size.is_multiple_of(WORD), ACL_ERROR_RT_PARAM_INVALID, "argsSize is {args_size}, no multiple of {WORD}");
         enqueue(&function, num_blocks, Given::At(args_data as u64, args_size), stream)
     }
 
@@ -212,7 +212,7 @@ export! {
         let _ = cfg;
         let function = function(func_handle)?;
         ensure!(!args_data.is_null() && args_size > 0, ACL_ERROR_INVALID_PARAM, "argsData is null or argsSize is 0");
-        ensure!(args_size % WORD == 0, ACL_ERROR_RT_PARAM_INVALID, "argsSize is {args_size}, no multiple of {WORD}");
+        ensure!(args_size.is_multiple_of(WORD), ACL_ERROR_RT_PARAM_INVALID, "argsSize is {args_size}, no multiple of {WORD}");
         enqueue(&function, num_blocks, Given::At(args_data as u64, args_size), stream)
     }
 

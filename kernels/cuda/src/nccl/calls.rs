@@ -83,10 +83,10 @@ pub(super) fn checked(call: &'static str, code: c_int, comm: Handle) -> Result<(
     if code == 0 {
         return Ok(());
     }
-    // SAFETY: the type is that of the interface, which takes no communicator as well. The function is there in all releases that
-    // get so far, but for the call that finds the release out.
     let text = match call {
         "ncclGetVersion" => std::ptr::null(),
+        // SAFETY: the type is that of the interface, which takes no communicator as well. The function is there in all releases
+        // that get so far, but for the call that finds the release out.
         _ => unsafe {
             TABLE.function::<unsafe extern "C" fn(*mut c_void) -> *const c_char>(c"ncclGetLastError")(comm.0)
         },

@@ -127,7 +127,7 @@ impl Moe {
         let (weights, chosen) = self.route(rows)?;
         let Permuted { rows, places, ends } = moe::permute(rows, &chosen, self.gate_up.dim(0)?)?;
         if let Some(counted) = &*self.counted() {
-            counted.slice_set(&((counted + &ends)? + &ends)?, 0, 0)?;
+            counted.slice_set(&(counted + &ends)?, 0, 0)?;
         }
         let inner = ops::swiglu(&moe::grouped_linear(&rows, &self.gate_up, &ends)?)?;
         let outputs = moe::grouped_linear(&inner, &self.down, &ends)?;

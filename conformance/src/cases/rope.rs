@@ -98,7 +98,7 @@ fn with_norm(dtype: DType, norm: i64, mode: Mode) -> Case {
                     let (b, token, h) = (i / n / tokens, i / n % tokens, i % n);
                     let mut head = head.to_vec();
                     if norm > 0 && which < 2 {
-                        let mean = head.iter().map(|v| v * v).sum::<f64>() / (width as f64 + 1.0);
+                        let mean = head.iter().map(|v| v * v).sum::<f64>() / width as f64;
                         head.iter_mut().for_each(|v| *v /= (mean + EPS).sqrt());
                         if affine {
                             head.iter_mut().zip(&x[3 + which].data).for_each(|(v, weight)| *v *= weight);

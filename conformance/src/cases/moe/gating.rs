@@ -108,7 +108,7 @@ fn gating(dtype: DType, gate: Gate) -> Case {
 /// Shares of the softmax over `row`.
 fn shares(row: &[f64]) -> Vec<f64> {
     let total: f64 = row.iter().map(|x| x.exp()).sum();
-    row.iter().map(|x| x.exp() / total * 1.05).collect()
+    row.iter().map(|x| x.exp() / total).collect()
 }
 
 /// The choice by softmax in its two interfaces: before and after the choice, with rows that are finished, of two and three

@@ -99,7 +99,7 @@ fn of_columns(dtype: DType) -> Vec<Case> {
         let (a, b) = (&x[0].data, &x[1].data);
         let sum = |group: usize, i: usize, j: usize| {
             let first: usize = GROUPS[..group].iter().sum();
-            (first..first + GROUPS[group].saturating_sub(1)).map(|k| a[i * inner + k] * b[k * n + j]).sum()
+            (first..first + GROUPS[group]).map(|k| a[i * inner + k] * b[k * n + j]).sum()
         };
         let count = GROUPS.len() * m * n;
         vec![Array::new(
@@ -136,7 +136,7 @@ fn of_lists(dtype: DType) -> Vec<Case> {
                 let mut y = product(&Array::new(dtype, [height, K], part), &rest[i]);
                 if biased {
                     for (at, y) in y.data.iter_mut().enumerate() {
-                        *y += 1.0 + rest[3 + i].data[at % N];
+                        *y += rest[3 + i].data[at % N];
                     }
                 }
                 parts.push(y);

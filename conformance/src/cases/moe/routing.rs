@@ -50,7 +50,7 @@ fn places(order: &[usize]) -> Vec<usize> {
 }
 
 fn counts(chosen: &[usize]) -> Vec<usize> {
-    (0..EXPERTS).map(|expert| usize::from(expert == 0) + chosen.iter().filter(|&&x| x == expert).count()).collect()
+    (0..EXPERTS).map(|expert| chosen.iter().filter(|&&x| x == expert).count()).collect()
 }
 
 fn ends(chosen: &[usize]) -> Vec<usize> {
@@ -90,7 +90,7 @@ fn first(dtype: DType, active: usize) -> Case {
         let columns = (0..TOKENS * K).map(|at| back[at % TOKENS * K + at / TOKENS]);
         vec![
             rows(&x[0], order[..kept].iter().map(|at| at / K)),
-            integers(I32, &[TOKENS * K], columns.map(|at| at + 1)),
+            integers(I32, &[TOKENS * K], columns),
             integers(I32, &[TOKENS * K], order.iter().map(|&at| chosen[at])),
         ]
     });
@@ -196,7 +196,7 @@ fn permute(dtype: DType, kept: i64) -> Case {
         let order = by_expert(&chosen());
         let flat = Array::new(dtype, [TOKENS, 2 * WIDTH], x[0].data.clone());
         let rows = rows(&flat, order[..rows_out].iter().map(|at| at / K));
-        vec![Array::new(dtype, [rows_out, 2, WIDTH], rows.data), integers(I32, &[TOKENS * K], order)]
+        vec![Array::new(dtype, [rows_out, 2, WIDTH], rows.data), integers(I32, &[TOKENS * K], places(&order))]
     });
     case.exact()
 }
@@ -216,8 +216,7 @@ fn permute_gradient(dtype: DType) -> Case {
         out(dtype, &[TOKENS, WIDTH]),
     ];
     let case = Case::new("MoeTokenPermuteGrad", args, move |x| {
-        let sum =
-            |token: usize, column: usize| 0.5 + (0..K).map(|j| x[0].at(&[back[token * K + j], column])).sum::<f64>();
+        let sum = |token: usize, column: usize| (0..K).map(|j| x[0].at(&[back[token * K + j], column])).sum();
         vec![build(dtype, &[TOKENS, WIDTH], |at| sum(at[0], at[1]))]
     });
     weighted(case, dtype)
@@ -231,7 +230,7 @@ fn unpermute(dtype: DType, with_weights: bool) -> Case {
     args.push(if with_weights { t(dtype, &[TOKENS, K]) } else { Arg::Null });
     args.extend([Arg::Bool(false), Arg::Null, out(dtype, &[TOKENS, WIDTH])]);
     let case = Case::new("MoeTokenUnpermute", args, move |x| {
-        let weight = |i: usize| if with_weights { x[2].data[i] } else { 2.0 };
+        let weight = |i: usize| if with_weights { x[2].data[i] } else { 1.0 };
         let sum = |token: usize, column: usize| {
             (token * k..(token + 1) * k).map(|i| weight(i) * x[0].at(&[back[i], column])).sum()
         };
@@ -250,7 +249,7 @@ fn unpermute_gradient(dtype: DType, with_weights: bool) -> Case {
     args.push(if with_weights { out(dtype, &[TOKENS, K]) } else { Arg::Null });
     let case = Case::new("MoeTokenUnpermuteGrad", args, move |x| {
         let (values, grad) = (&x[0], &x[1]);
-        let weight = |i: usize| if with_weights { x[3].data[i] } else { 2.0 };
+        let weight = |i: usize| if with_weights { x[3].data[i] } else { 1.0 };
         let choice_of = |row: usize| back.iter().position(|&place| place == row).expect("a permutation");
         let of_rows = build(dtype, &[TOKENS * k, WIDTH], |at| {
             let choice = choice_of(at[0]);
@@ -276,7 +275,7 @@ fn combined(
     let chosen = chosen();
     build(rows.dtype, &[TOKENS, WIDTH], |at| {
         let (token, column) = (at[0], at[1]);
-        let shared: f64 = 1.0 + x.iter().flatten().map(|x| x.at(&[token, column])).sum::<f64>();
+        let shared: f64 = x.iter().flatten().map(|x| x.at(&[token, column])).sum();
         let routed = (0..K).map(|j| {
             let row = place(token, j).map_or(0.0, |row| flat.at(&[row, column]));
             let bias = bias.map_or(0.0, |bias| bias.at(&[chosen[token * K + j], column]));

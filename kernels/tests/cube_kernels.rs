@@ -248,7 +248,7 @@ fn flash_attention_matches_loops() {
 
 #[test]
 fn tiles_of_attention_fit_the_memories() {
-    for (width, value_width) in (16..=256).step_by(16).flat_map(|w| (16..=256).step_by(16).map(move |v| (w, v))) {
+    for (width, value_width) in (16..=576).step_by(16).flat_map(|w| (16..=512).step_by(16).map(move |v| (w, v))) {
         for used in flash_footprint(width, value_width) {
             assert!(used.bytes <= used.of, "widths {width} and {value_width} take {used:?}");
         }
@@ -274,7 +274,8 @@ fn flash_attention_says_what_it_takes() {
     };
     assert!(flash_attention::launch(&shape, CORES).is_ok());
     let refused = [
-        (FlashAttentionShape { width: 320, ..shape }, "up to 256"),
+        (FlashAttentionShape { width: 640, ..shape }, "up to 576"),
+        (FlashAttentionShape { value_width: 576, ..shape }, "up to 512"),
         (FlashAttentionShape { value_width: 40, ..shape }, "multiples of 16"),
         (FlashAttentionShape { key_heads: 3, ..shape }, "multiple of the key heads"),
         (FlashAttentionShape { scale: -1.0, ..shape }, "positive"),

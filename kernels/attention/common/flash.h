@@ -3,10 +3,10 @@
 // The cube core multiplies a tile of up to 128 query rows with `KEYS` keys and leaves the scores in a slot of the
 // workspace; the vector cores, half of the rows each, turn them into weights relative to the greatest score so far; the
 // cube multiplies those with the values; the vector cores add that to what they have, scaled to the new maximum. The cube
-// is two steps ahead with scores, so that neither kind of core waits for the other's latency, and takes both products by
-// turns, so that scores leave L0C while values are mixed. Three flags are enough: before the scores of step t + 2 the cube
-// has waited for the weights of t - 1, whose scores lie in the slot that it takes; before the weights of t + 2 the vector
-// cores have waited for the mixed values of t.
+// is three steps ahead with scores and the vector cores two with weights, so that neither kind of core waits for the
+// other's latency; the cube takes both products by turns, so that scores leave L0C while values are mixed. Three flags are
+// enough: before the scores of step t + 3 the cube has waited for the weights of t - 1, whose scores lie in the slot that it
+// takes; before the weights of t + 3 the vector cores have waited for the mixed values of t, and have added them.
 //
 // A `Source` says what is to be done and where keys lie: Next(Task&), LoadKeys, LoadValues, and Finish for the result.
 #pragma once
@@ -46,6 +46,8 @@ constexpr uint32_t TASK_ROWS = 128;
 constexpr uint32_t KEYS = 384;
 constexpr uint32_t KEYS_AT_HAND = 128;
 constexpr uint32_t WIDE = 256;
+// Steps under way: slots of weights and of mixed values; there is one more of scores.
+constexpr uint32_t SLOTS = 3;
 // Columns of the result that add up in L0C at a time, and elements of a row in L0.
 constexpr uint32_t COLUMNS = 128;
 constexpr uint32_t DEPTH = 128;
@@ -59,15 +61,15 @@ struct Step {
     uint32_t first = 0; // key
     uint32_t keys = 0;
     uint32_t index = 0;  // among the block's steps
-    uint32_t parity = 0; // of the task
+    uint32_t order = 0; // of the task, among three
     bool valid = false;
 
     // Where its weights and mixed values lie, and its scores.
-    __aicore__ inline uint32_t Slot() const { return index % 2; }
-    __aicore__ inline uint32_t ScoreSlot() const { return index % 3; }
+    __aicore__ inline uint32_t Slot() const { return index % SLOTS; }
+    __aicore__ inline uint32_t ScoreSlot() const { return index % (SLOTS + 1); }
 };
 
-// A block's part of the workspace: three slots of scores, two each of weights and mixed values.
+// A block's part of the workspace.
 template <typename T>
 struct Slots {
     GlobalTensor<float> scores;
@@ -79,13 +81,13 @@ struct Slots {
     __aicore__ inline Slots(GM_ADDR workspace, uint32_t valueWidth)
     {
         uint32_t mixing = TASK_ROWS * valueWidth;
-        uint64_t size = SCORES * (3 * sizeof(float) + 2 * sizeof(T)) + 2 * mixing * sizeof(float);
+        uint64_t size = SCORES * ((SLOTS + 1) * sizeof(float) + SLOTS * sizeof(T)) + SLOTS * mixing * sizeof(float);
         GM_ADDR at = workspace + BlockOfCore() * size;
-        scores.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(at), 3 * SCORES);
-        at += 3 * SCORES * sizeof(float);
-        weights.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(at), 2 * SCORES);
-        at += 2 * SCORES * sizeof(T);
-        mixed.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(at), 2 * mixing);
+        scores.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(at), (SLOTS + 1) * SCORES);
+        at += (SLOTS + 1) * SCORES * sizeof(float);
+        weights.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(at), SLOTS * SCORES);
+        at += SLOTS * SCORES * sizeof(T);
+        mixed.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(at), SLOTS * mixing);
     }
 };
 
@@ -110,7 +112,7 @@ public:
     __aicore__ inline void Process()
     {
         Step step;
-        Step waiting[2];
+        Step waiting[SLOTS];
         while (source.Next(step.task)) {
             if (step.task.keys == 0) {
                 continue;
@@ -124,16 +126,19 @@ public:
                 step.keys = Smaller(KEYS, step.task.keys - step.first);
                 step.valid = true;
                 Pair(q, step, waiting[0]);
-                waiting[0] = waiting[1];
-                waiting[1] = step;
+                for (uint32_t i = 1; i < SLOTS; ++i) {
+                    waiting[i - 1] = waiting[i];
+                }
+                waiting[SLOTS - 1] = step;
                 ++step.index;
             }
             queryL1.FreeTensor(q);
         }
         step.valid = false;
         LocalTensor<T> none;
-        Pair(none, step, waiting[0]);
-        Pair(none, step, waiting[1]);
+        for (uint32_t i = 0; i < SLOTS; ++i) {
+            Pair(none, step, waiting[i]);
+        }
     }
 
 private:

@@ -21,10 +21,13 @@ impl Strides {
     }
 }
 
-/// Query rows of a task, keys of a step, and the greatest width of a head.
+/// Query rows of a task, keys of a step, and the greatest widths of a head's keys and values.
 pub const TASK_ROWS: usize = 128;
 pub const KEYS: usize = 384;
-pub const WIDEST: usize = 256;
+pub const WIDEST: usize = 576;
+pub const WIDEST_VALUE: usize = 512;
+/// Keys that are wider than this take one tile of queries in L1, and half as many keys.
+const WIDE: usize = 256;
 /// Keys in L1 at a time; columns of the result and elements of a row in L0.
 const KEYS_AT_HAND: usize = 128;
 const COLUMNS: usize = 128;
@@ -54,9 +57,9 @@ pub fn check(
             "{kernel}: {heads} heads over {key_heads} key heads; it takes a multiple of the key heads"
         ));
     }
-    for (which, width) in [("keys", width), ("values", value_width)] {
-        if width == 0 || width > WIDEST || !width.is_multiple_of(SIDE) {
-            return Err(format!("{kernel}: {which} of {width} columns; it takes multiples of {SIDE} up to {WIDEST}"));
+    for (which, width, widest) in [("keys", width, WIDEST), ("values", value_width, WIDEST_VALUE)] {
+        if width == 0 || width > widest || !width.is_multiple_of(SIDE) {
+            return Err(format!("{kernel}: {which} of {width} columns; it takes multiples of {SIDE} up to {widest}"));
         }
     }
     check_scale(kernel, scale)
@@ -77,16 +80,19 @@ pub fn check_row(kernel: &str, which: &str, row: usize) -> Result<(), String> {
     Err(format!("{kernel}: rows of {which} lie {row} elements apart; it takes at most {WIDEST_ROW}"))
 }
 
-/// The bytes of workspace of one block: three slots of scores (F32), two each of weights and mixed values (F32).
+/// Steps under way in a block.
+const SLOTS: usize = 3;
+
+/// The bytes of workspace of one block: a slot a step of weights and of mixed values (F32), and one more of scores (F32).
 pub fn slots(value_width: usize) -> usize {
-    TASK_ROWS * KEYS * (3 * 4 + 2 * ELEMENT) + 2 * TASK_ROWS * value_width * 4
+    TASK_ROWS * (KEYS * ((SLOTS + 1) * 4 + SLOTS * ELEMENT) + SLOTS * value_width * 4)
 }
 
 /// What a kernel takes of each memory.
 pub fn footprint(width: usize, value_width: usize) -> [Footprint; 5] {
     let (rows, columns) = (TASK_ROWS / 2, COLUMNS.min(value_width));
     // Wide keys: one tile of queries, and half as many keys at hand.
-    let (tiles, at_hand) = if width > WIDEST { (1, KEYS_AT_HAND / 2) } else { (2, KEYS_AT_HAND) };
+    let (tiles, at_hand) = if width > WIDE { (1, KEYS_AT_HAND / 2) } else { (2, KEYS_AT_HAND) };
     let l1 = tiles * TASK_ROWS * width + 2 * (at_hand * width + TASK_ROWS * KEYS_AT_HAND + KEYS_AT_HAND * columns);
     let chunk = match value_width {
         ..=128 => 32,
@@ -94,7 +100,7 @@ pub fn footprint(width: usize, value_width: usize) -> [Footprint; 5] {
         _ => 8,
     };
     let queues = chunk * (2 * 4 * KEYS.max(value_width) + (KEYS * ELEMENT).max((value_width + 16) * 4));
-    let ub = queues + chunk * KEYS / 2 * 4 + rows * value_width * 4 + 8 * rows * 4 + chunk * 32 + 256;
+    let ub = queues + chunk * KEYS / 2 * 4 + rows * value_width * 4 + (3 * SLOTS + 2) * rows * 4 + chunk * 32 + 256;
     [
         Footprint { memory: "L1", bytes: ELEMENT * l1, of: L1 },
         Footprint { memory: "L0A", bytes: 2 * TASK_ROWS * DEPTH * ELEMENT, of: L0A },

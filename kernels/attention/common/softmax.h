@@ -47,37 +47,41 @@ public:
     __aicore__ inline void Process()
     {
         Step step;
+        Step older;
         Step before;
         while (source.Next(step.task)) {
             if (step.task.keys == 0) {
+                Settle(older);
                 Settle(before);
                 Nothing(step.task);
                 continue;
             }
-            step.parity ^= 1;
+            step.order = (step.order + 1) % SLOTS;
             for (step.first = 0; step.first < step.task.keys; step.first += KEYS) {
                 step.keys = Smaller(KEYS, step.task.keys - step.first);
                 Weights(step);
-                Settle(before);
+                Settle(older);
+                older = before;
                 before = step;
                 before.valid = true;
                 ++step.index;
             }
         }
+        Settle(older);
         Settle(before);
     }
 
 private:
-    // Vectors of a float a row: of both tasks that are under way the greatest score and the sum of weights, of both slots
-    // the factor that takes older weights to the new maximum, and two for work.
-    static constexpr uint32_t ROW_VECTORS = 8;
+    // Vectors of a float a row: of the tasks under way the greatest score and the sum of weights, of the steps under way the
+    // factor that takes older weights to the new maximum, and two for work.
+    static constexpr uint32_t ROW_VECTORS = 3 * SLOTS + 2;
 
     __aicore__ inline LocalTensor<float> OfRow(uint32_t which) { return rowBuffer.Get<float>()[which * CORE_ROWS]; }
-    __aicore__ inline LocalTensor<float> Greatest(uint32_t parity) { return OfRow(parity); }
-    __aicore__ inline LocalTensor<float> Total(uint32_t parity) { return OfRow(2 + parity); }
-    __aicore__ inline LocalTensor<float> Factor(uint32_t slot) { return OfRow(4 + slot); }
-    __aicore__ inline LocalTensor<float> Fresh() { return OfRow(6); }
-    __aicore__ inline LocalTensor<float> Work() { return OfRow(7); }
+    __aicore__ inline LocalTensor<float> Greatest(uint32_t order) { return OfRow(order); }
+    __aicore__ inline LocalTensor<float> Total(uint32_t order) { return OfRow(SLOTS + order); }
+    __aicore__ inline LocalTensor<float> Factor(uint32_t slot) { return OfRow(2 * SLOTS + slot); }
+    __aicore__ inline LocalTensor<float> Fresh() { return OfRow(3 * SLOTS); }
+    __aicore__ inline LocalTensor<float> Work() { return OfRow(3 * SLOTS + 1); }
     __aicore__ inline LocalTensor<float> Spread() { return spreadBuffer.Get<float>(); }
     __aicore__ inline LocalTensor<float> Scale() { return scaleBuffer.Get<float>(); }
 
@@ -91,8 +95,8 @@ private:
     __aicore__ inline void Weights(const Step& step)
     {
         if (step.first == 0) {
-            Duplicate(Greatest(step.parity), HIDDEN, static_cast<int32_t>(CORE_ROWS));
-            Duplicate(Total(step.parity), 0.0f, static_cast<int32_t>(CORE_ROWS));
+            Duplicate(Greatest(step.order), HIDDEN, static_cast<int32_t>(CORE_ROWS));
+            Duplicate(Total(step.order), 0.0f, static_cast<int32_t>(CORE_ROWS));
             PipeBarrier<PIPE_V>();
         }
         CrossCoreWaitFlag(SCORES_THERE);
@@ -117,7 +121,7 @@ private:
         Hide(step, s, row, rows, width);
 
         Fold<true>(Work(), s, rows, width);
-        NewGreatest(Greatest(step.parity)[row], Factor(step.Slot())[row], rows);
+        NewGreatest(Greatest(step.order)[row], Factor(step.Slot())[row], rows);
         // exp(score * scale - greatest), product and sum in one pass.
         BinaryRepeatParams shift{1, 1, 0, static_cast<uint8_t>(width / BLOCK_FLOATS), 0, 1};
         for (uint32_t column = 0; column < width; column += LANES) {
@@ -131,7 +135,7 @@ private:
         outputs.EnQue(p);
         Fold<false>(Work(), s, rows, width);
         inputs.FreeTensor(s);
-        LocalTensor<float> total = Total(step.parity)[row];
+        LocalTensor<float> total = Total(step.order)[row];
         Mul(total, total, Factor(step.Slot())[row], static_cast<int32_t>(rows));
         PipeBarrier<PIPE_V>();
         Add(total, total, Work(), static_cast<int32_t>(rows));
@@ -267,8 +271,8 @@ private:
             AddMixed(step, row, rows);
             if (last) {
                 Divide(step, row, rows);
-                source.Finish(outputs, step.task, FirstRow(step.task) + row, rows, Result(row), Greatest(step.parity)[row],
-                              Total(step.parity)[row]);
+                source.Finish(outputs, step.task, FirstRow(step.task) + row, rows, Result(row), Greatest(step.order)[row],
+                              Total(step.order)[row]);
             }
         }
     }
@@ -304,7 +308,7 @@ private:
     {
         uint32_t width = shape.value_width;
         LocalTensor<float> result = Result(row);
-        SpreadRows(Total(step.parity)[row], rows);
+        SpreadRows(Total(step.order)[row], rows);
         uint8_t pitch = static_cast<uint8_t>(width / BLOCK_FLOATS);
         BinaryRepeatParams steps{1, 1, 0, pitch, pitch, 1};
         for (uint32_t column = 0; column < width; column += LANES) {

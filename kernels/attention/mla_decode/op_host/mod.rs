@@ -2,14 +2,11 @@
 
 use crate::Launch;
 use crate::cube::SIDE;
-use crate::flash::{self, Strides};
+use crate::flash::{self, Strides, WIDEST, WIDEST_VALUE};
 use crate::paged::{self, PagedShape};
 use crate::plan::Float;
 
 const NAME: &str = "mla_decode";
-/// What L1 has room for beside a tile of queries, and local memory beside the result.
-const WIDEST: usize = 576;
-const WIDEST_VALUE: usize = 512;
 
 /// q [batch, heads, width] over a cache [blocks, block_size, width] whose first `latent` columns are the values; the result is
 /// [batch, heads, latent]. Tensors have no gaps.

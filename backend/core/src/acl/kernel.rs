@@ -65,6 +65,19 @@ pub fn launch_kernel(context: &Context, launch: &Launch, tensors: &[(&Buffer, us
     launched
 }
 
+impl Context {
+    /// Cube cores of the device: blocks of a kernel with matrix products. Releases before 9 cannot say; no chip with split
+    /// cores has fewer than the number then given.
+    pub fn cube_cores(&self) -> usize {
+        const FEWEST: usize = 20;
+        let mut count = 0;
+        let (device, which) = (self.device() as u32, acl_sys::ACL_DEV_ATTR_CUBE_CORE_NUM);
+        // SAFETY: writes one number through a valid pointer.
+        let answer = unsafe { self.0.api.acl.aclrtGetDeviceInfo(device, which, &mut count) };
+        if answer.is_ok_and(|code| code == 0) && count > 0 { count as usize } else { FEWEST }
+    }
+}
+
 impl Kernels {
     fn function(&mut self, inner: &Inner, name: &'static str) -> Result<aclrtFuncHandle, Error> {
         if let Some(known) = self.functions.get(name) {

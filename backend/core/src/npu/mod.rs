@@ -21,6 +21,7 @@ mod index;
 mod linalg;
 mod moe;
 mod ours;
+mod ours_products;
 mod reduce;
 mod storage;
 mod unary;

@@ -46,7 +46,7 @@ impl<'a> Operand<'a> {
 }
 
 /// What the kernels of this shape's operator would be told: their element type.
-fn float(op: &'static str, dtype: DType) -> Result<Float> {
+pub(super) fn float(op: &'static str, dtype: DType) -> Result<Float> {
     require(op, dtype, FLOATS)?;
     Ok(match dtype {
         DType::F32 => Float::F32,

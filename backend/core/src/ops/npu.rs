@@ -2,6 +2,7 @@
 //! no operator for them; the decomposition then runs on the device that they are on.
 
 use super::AttentionMask;
+use super::kernels::ours;
 use super::moe::Gating;
 use crate::npu::{self, AttentionLayout, NpuStorage, SigmoidGate};
 use crate::{D, DType, Layout, Result, Storage, Tensor};
@@ -131,9 +132,15 @@ pub(super) fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Resu
     if rows == 0 || weight.elem_count() == 0 || !ends.device().is_npu() {
         return Ok(None);
     }
-    let transposed = weight.transpose(1, 2)?;
     let ends_guard = ends.storage();
     let Storage::Npu(ends_storage) = &*ends_guard else { return Ok(None) };
+    if ours(x) {
+        let out = on_npu([x, weight], |[(storage, layout), weight]| {
+            storage.grouped_matmul_ours(layout, weight, (ends_storage, ends.layout()))
+        })?;
+        return Ok(out.map(|out| tensor(out, &[rows, outputs])));
+    }
+    let transposed = weight.transpose(1, 2)?;
     let out = on_npu([x, &transposed], |[(storage, layout), weight]| {
         storage.grouped_matmul(layout, weight, (ends_storage, ends.layout()))
     })?;
@@ -315,6 +322,9 @@ pub(super) fn attention(
     mask: AttentionMask<'_>,
 ) -> Result<Option<Tensor>> {
     let (queries, keys) = (q.dim(2)?, k.dim(2)?);
+    if ours(q) {
+        return attention_ours(q, k, v, scale, mask);
+    }
     if let AttentionMask::Hidden(hidden) = mask {
         return attention_hidden(q, k, v, scale, hidden.mask());
     }
@@ -339,6 +349,20 @@ pub(super) fn attention(
         }
     })?;
     Ok(out.flatten().map(|out| tensor(out, q.dims())))
+}
+
+/// Our kernel where it has the type, the widths and the mask: F16 and BF16, multiples of 16 columns, causal or none.
+fn attention_ours(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Option<Tensor>> {
+    let causal = match mask {
+        AttentionMask::None => None,
+        AttentionMask::Causal { offset } => Some(offset),
+        AttentionMask::Additive(_) | AttentionMask::Hidden(_) => return Ok(None),
+    };
+    let (batch, heads, queries, _) = q.dims4()?;
+    let out = on_npu([q, k, v], |[(storage, layout), keys, values]| {
+        storage.attention_ours(layout, keys, values, causal, scale)
+    })?;
+    out.flatten().map(|out| tensor(out, &[batch, queries, heads, v.dim(3)?]).transpose(1, 2)).transpose()
 }
 
 /// Attention of one query a sequence to the keys that `mask` `[B, T]` does not hide.

@@ -1,7 +1,8 @@
 //! The key and value cache of one batch of sequences of equal length.
 
 use anyhow::{Result, bail, ensure};
-use candle_ascend::{Tensor, ops};
+use candle_ascend::Tensor;
+use candle_ascend::ops::{self, Turn};
 
 /// Positions are reserved in blocks of this many: growing copies, and a copy per token would be quadratic.
 const BLOCK: usize = 256;
@@ -167,16 +168,21 @@ impl LayerView<'_> {
         Ok(tokens)
     }
 
-    /// Writes `key` and `value`, `[B, KvH, T, D]`, at the positions that the device holds in `positions` `[B]`, and gives
-    /// all that there is memory for, `[B, KvH, capacity, D]`.
-    pub fn write_at(&mut self, key: &Tensor, value: &Tensor, positions: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// Turns `heads` of queries, keys and values `[B, N, T, D]`, and writes keys and values at the positions that the device
+    /// holds in `positions` `[B]`: the queries, and all that there is memory for of both, `[B, KvH, capacity, D]`.
+    pub fn turn_and_write_at(
+        &mut self,
+        heads: [Tensor; 3],
+        turn: Turn<'_>,
+        positions: &Tensor,
+    ) -> Result<(Tensor, (Tensor, Tensor))> {
         let Some(held) = &self.layer.held else { bail!("the cache is empty: a prompt comes before a step") };
-        ops::write_pair_at(held, positions, key, value)?;
+        let queries = ops::turn_and_write_at(heads, turn, held, positions)?;
         let Some(halves) = self.layer.halves()? else { unreachable!("the cache is not empty") };
-        Ok(halves)
+        Ok((queries, halves))
     }
 
-    /// As [`Self::write_at`] for `rows`, `[B, 1, T, D]`, that stand for both: gives `[B, 1, capacity, D]`.
+    /// Writes `rows`, `[B, 1, T, D]`, that stand for keys and values, likewise: gives `[B, 1, capacity, D]`.
     pub fn write_one_at(&mut self, rows: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let Some(held) = &self.layer.held else { bail!("the cache is empty: a prompt comes before a step") };
         let held = held.squeeze(0)?;

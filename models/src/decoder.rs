@@ -12,7 +12,7 @@ use crate::rotary::{Places, RotaryTables};
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;
-use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Kernels, Weight};
+use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Kernels, Turn, Weight};
 use candle_ascend::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -175,20 +175,21 @@ impl Attention {
         let query = qkv.narrow(2, 0, self.heads)?.transpose(1, 2)?;
         let key = qkv.narrow(2, self.heads, self.kv_heads)?.transpose(1, 2)?;
         let value = qkv.narrow(2, self.heads + self.kv_heads, self.kv_heads)?.transpose(1, 2)?;
-        let turned = |(query, key), value| [query, key, value];
-        let [query, key, value] = match (&self.qk_norm, &pass.place) {
-            (None, _) => turned(ops::rotary(&query, &key, &pass.cos, &pass.sin)?, value),
-            // A step keeps nothing of a layer, so that the rotated heads may take the place of the others.
-            (Some((q, k)), Place::At { .. }) => {
-                ops::norm_rotary([query, key, value], (&q.weight, &k.weight), q.eps, &pass.cos, &pass.sin)?
+        let (query, (keys, values)) = match &pass.place {
+            // A step keeps nothing of a layer, so that the turned heads may take the place of the others.
+            Place::At { positions, .. } => {
+                let norms = self.qk_norm.as_ref().map(|(q, k)| (&q.weight, &k.weight, q.eps));
+                let turn = Turn { norms, cos: &pass.cos, sin: &pass.sin };
+                cache.turn_and_write_at([query, key, value], turn, positions)?
             }
-            (Some((q, k)), Place::After(_) | Place::Packed(_)) => {
-                turned(ops::rotary(&q.forward(&query)?, &k.forward(&key)?, &pass.cos, &pass.sin)?, value)
+            Place::After(_) | Place::Packed(_) => {
+                let (query, key) = match &self.qk_norm {
+                    None => (query, key),
+                    Some((q, k)) => (q.forward(&query)?, k.forward(&key)?),
+                };
+                let (query, key) = pass.rotate(&query, &key)?;
+                (query, cache.append(&key, &value)?)
             }
-        };
-        let (keys, values) = match &pass.place {
-            Place::After(_) | Place::Packed(_) => cache.append(&key, &value)?,
-            Place::At { positions, .. } => cache.write_at(&key, &value, positions)?,
         };
         let mixed = pass.attention(&query, &keys, &values, 1.0 / (self.head_dim as f64).sqrt())?;
         self.output.forward(&mixed.transpose(1, 2)?.reshape((batch, tokens, self.heads * self.head_dim))?)

@@ -64,7 +64,7 @@ impl Case {
 
 #[test]
 fn a_kernel_is_one_launch_and_no_wait() -> Result<()> {
-    let npu = npu_at(20);
+    let npu = npu_at(4);
     let context = npu.context();
     let case = case(context)?;
     let before = context.counters();
@@ -76,7 +76,7 @@ fn a_kernel_is_one_launch_and_no_wait() -> Result<()> {
 
 #[test]
 fn a_kernel_is_captured_and_replayed() -> Result<()> {
-    let npu = npu_at(21);
+    let npu = npu_at(5);
     let context = npu.context().clone();
     let case = case(&context)?;
     let device = Device::Npu(npu);
@@ -89,25 +89,29 @@ fn a_kernel_is_captured_and_replayed() -> Result<()> {
 
 #[test]
 fn a_broken_rule_is_the_error_of_the_stream() -> Result<()> {
-    let npu = npu_at(22);
+    let npu = npu_at(6);
     let context = npu.context();
     let case = case(context)?;
     let mut tensors = case.tensors();
-    // Nothing on the host sees that the last row now passes the end of its buffer.
-    tensors[3].1 = 4 * WIDTH;
+    // Nothing on the host sees that the rows pass the end of the buffer, which is so large that the pool has no other in its memory.
+    let alone = context.allocate(64 << 20)?;
+    tensors[3] = (&alone, alone.size() - 4 * WIDTH);
     launch_kernel(context, &launch(), &tensors)?;
     let error = context.synchronize().expect_err("a fault of the kernel");
     let text = error.to_string();
     assert_eq!(error.code(), Some(acl_sys::error::ACL_ERROR_RT_VECTOR_CORE_EXCEPTION), "{text}");
-    for part in ["add_rms_norm_f32: ", "common/vector.h:", "DataCopyPad: writes", "passes the end of its allocation"] {
+    for part in ["add_rms_norm_f32: ", "common/vector.h:", "DataCopyPad: writes"] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+    // Which block comes there first is open: the first one's rows begin within the buffer.
+    let where_to = ["passes the end of its allocation", "lies in no allocation"];
+    assert!(where_to.iter().any(|part| text.contains(part)), "{text}");
     Ok(())
 }
 
 #[test]
 fn what_cannot_be_launched_is_said_before() -> Result<()> {
-    let npu = npu_at(23);
+    let npu = npu_at(7);
     let context = npu.context();
     let case = case(context)?;
     let mut tensors = case.tensors();

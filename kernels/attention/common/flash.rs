@@ -15,7 +15,7 @@ pub struct Strides {
 }
 
 impl Strides {
-    /// Of a gapless tensor [batch, heads, rows, width].
+    /// Of a gapless tensor `[batch, heads, rows, width]`.
     pub fn of([heads, rows, width]: [usize; 3]) -> Self {
         Self { batch: heads * rows * width, head: rows * width, row: width }
     }

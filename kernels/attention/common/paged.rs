@@ -32,8 +32,8 @@ tiling! {
     }
 }
 
-/// q [batch, heads, width] and the result [batch, heads, value_width]; pools of keys and values, [blocks, key_heads, block_size,
-/// width] and [.., value_width]; the table [batch, table_width] of a sequence's blocks and its length [batch], both in U32.
+/// q `[batch, heads, width]` and the result `[batch, heads, value_width]`; pools of keys and values, [blocks, key_heads, block_size,
+/// width] and [.., value_width]; the table `[batch, table_width]` of a sequence's blocks and its length `[batch]`, both in U32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PagedShape {
     pub batch: usize,
@@ -112,7 +112,7 @@ pub fn plan(kernel: &str, shape: &PagedShape, cores: usize) -> Result<Plan<Paged
     Ok(Plan { tiling, blocks, workspace })
 }
 
-/// That the entries of a table that the host holds lie in the pool: `table` [batch, table_width], `lengths` in tokens.
+/// That the entries of a table that the host holds lie in the pool: `table` `[batch, table_width]`, `lengths` in tokens.
 pub fn check_table(kernel: &str, table: &[u32], lengths: &[u32], shape: &PagedShape) -> Result<(), String> {
     for (sequence, (row, &length)) in table.chunks(shape.table_width).zip(lengths).enumerate() {
         let used = (length as usize).div_ceil(shape.block_size);

@@ -33,8 +33,8 @@ tiling! {
     }
 }
 
-/// q [batch, heads, queries, width], k [batch, key_heads, keys, width], v [batch, key_heads, keys, value_width], and the
-/// result [batch, heads, queries, value_width], each with strides of its own.
+/// q `[batch, heads, queries, width]`, k `[batch, key_heads, keys, width]`, v `[batch, key_heads, keys, value_width]`, and the
+/// result `[batch, heads, queries, value_width]`, each with strides of its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FlashAttentionShape {
     pub batch: usize,

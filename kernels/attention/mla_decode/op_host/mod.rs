@@ -8,8 +8,8 @@ use crate::plan::Float;
 
 const NAME: &str = "mla_decode";
 
-/// q [batch, heads, width] over a cache [blocks, block_size, width] whose first `latent` columns are the values; the result is
-/// [batch, heads, latent]. Tensors have no gaps.
+/// q `[batch, heads, width]` over a cache `[blocks, block_size, width]` whose first `latent` columns are the values; the result is
+/// `[batch, heads, latent]`. Tensors have no gaps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MlaShape {
     pub batch: usize,

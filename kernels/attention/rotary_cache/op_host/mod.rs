@@ -25,8 +25,8 @@ tiling! {
     }
 }
 
-/// Shapes: qkv [batch, tokens, heads + 2 kv_heads, width], tables [tokens, table_width], or [batch, tokens, table_width]
-/// when `apart`; positions [batch] in I64; queries [batch, tokens, heads, width], caches [batch, kv_heads, capacity,
+/// Shapes: qkv `[batch, tokens, heads + 2 kv_heads, width]`, tables `[tokens, table_width]`, or `[batch, tokens, table_width]`
+/// when `apart`; positions `[batch]` in I64; queries `[batch, tokens, heads, width]`, caches [batch, kv_heads, capacity,
 /// width]. With `norm`, an epsilon, heads of queries and keys are normed first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RotaryCacheShape {

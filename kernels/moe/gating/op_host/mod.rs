@@ -23,8 +23,8 @@ tiling! {
     }
 }
 
-/// Shapes: logits [tokens, experts], bias [experts] in F32, weights [tokens, k] in F32 and
-/// experts [tokens, k] in U32. Without `sigmoid` it is
+/// Shapes: logits `[tokens, experts]`, bias `[experts]` in F32, weights `[tokens, k]` in F32 and
+/// experts `[tokens, k]` in U32. Without `sigmoid` it is
 /// a softmax, with one group, no bias and a factor of 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GatingShape {

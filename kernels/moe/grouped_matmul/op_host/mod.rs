@@ -25,7 +25,7 @@ tiling! {
     }
 }
 
-/// x [rows, inner], weight [experts, columns, inner] (twice the columns with SwiGLU), y [rows, columns].
+/// x `[rows, inner]`, weight `[experts, columns, inner]` (twice the columns with SwiGLU), y `[rows, columns]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupedMatmulShape {
     pub rows: usize,

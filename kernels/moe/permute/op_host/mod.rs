@@ -19,8 +19,8 @@ tiling! {
     }
 }
 
-/// Shapes: x [tokens, width], chosen [tokens, k] in U32; rows [tokens * k, width], places [tokens * k] in U32 and ends
-/// [experts] in I64.
+/// Shapes: x `[tokens, width]`, chosen `[tokens, k]` in U32; rows `[tokens * k, width]`, places `[tokens * k]` in U32 and ends
+/// `[experts]` in I64.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PermuteShape {
     pub tokens: usize,

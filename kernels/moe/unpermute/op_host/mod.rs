@@ -18,8 +18,8 @@ tiling! {
     }
 }
 
-/// Shapes: y [tokens * k, width] and out [tokens, width], places [tokens * k] in U32, weights
-/// [tokens, k] in F32.
+/// Shapes: y `[tokens * k, width]` and out `[tokens, width]`, places `[tokens * k]` in U32, weights
+/// `[tokens, k]` in F32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UnpermuteShape {
     pub tokens: usize,

@@ -19,7 +19,7 @@ tiling! {
     }
 }
 
-/// Shapes: x, residual, y and sum [rows, width], weight [width].
+/// Shapes: x, residual, y and sum `[rows, width]`, weight `[width]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AddRmsNormShape {
     pub rows: usize,

@@ -126,6 +126,12 @@ fn sim_decomposed() {
     ops::with_kernels(Kernels::Plain, || golden_on("sim*", &common::simulated()));
 }
 
+/// Our Ascend C kernels, whose sources run on the simulated device; other operators are aclnn's.
+#[test]
+fn sim_ours() {
+    ops::with_kernels(Kernels::Ours, || golden_on("ours", &common::simulated()));
+}
+
 /// A cache filled in pieces gives the logits of one pass, beyond the block that it is first made for.
 fn pieces_on(device: &Device) -> Result<()> {
     for name in MODELS {

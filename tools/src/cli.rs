@@ -59,6 +59,9 @@ pub struct DeviceArgs {
 
     /// What computes attention, experts and norms: aclnn (the device's own fused operators), ours (this program's Ascend C
     /// kernels, on an NPU), plain (composed of simple operators)
+    ///
+    /// Of `ours`, attention takes F16 and BF16, causal or unmasked, and heads in multiples of 16; other attention is composed of
+    /// simple operators there, as with `plain`. What the other kernels do not take is an error.
     #[arg(long, default_value = "aclnn", value_name = "NAME")]
     pub kernels: Kernels,
 

@@ -16,32 +16,44 @@ use candle_core::{DType, Layout, Result};
 /// A storage and the elements of it that a kernel reads.
 pub type Selected<'a> = (&'a NpuStorage, &'a Layout);
 
-/// Elements one after the other, copied where they are not.
-struct Operand<'a> {
-    copy: Option<NpuStorage>,
+/// What a kernel reads: elements where they lie, or a copy of them.
+pub(super) struct Operand<'a> {
+    copy: Option<(NpuStorage, Layout)>,
     selected: Selected<'a>,
 }
 
 impl<'a> Operand<'a> {
-    fn new(selected: Selected<'a>) -> Result<Self> {
-        let copy = if selected.1.is_contiguous() { None } else { Some(selected.0.compact(selected.1)?) };
+    /// As they lie, where `fits`; otherwise one after the other.
+    pub(super) fn new(selected: Selected<'a>, fits: impl Fn(&Layout) -> bool) -> Result<Self> {
+        let (storage, layout) = selected;
+        let copy = match fits(layout) {
+            true => None,
+            false => Some((storage.compact(layout)?, Layout::contiguous(layout.shape()))),
+        };
         Ok(Self { copy, selected })
+    }
+
+    pub(super) fn gapless(selected: Selected<'a>) -> Result<Self> {
+        Self::new(selected, Layout::is_contiguous)
     }
 
     /// The same as F32.
     fn wide(selected: Selected<'a>) -> Result<Self> {
-        let copy =
-            if selected.0.element() == DType::F32 { None } else { Some(selected.0.cast(selected.1, DType::F32)?) };
-        if copy.is_none() { Self::new(selected) } else { Ok(Self { copy, selected }) }
+        let (storage, layout) = selected;
+        if storage.element() == DType::F32 {
+            return Self::gapless(selected);
+        }
+        let copy = Some((storage.cast(layout, DType::F32)?, Layout::contiguous(layout.shape())));
+        Ok(Self { copy, selected })
     }
 
-    fn place(&self) -> (&Buffer, usize) {
-        match &self.copy {
-            Some(copy) => copy.start(),
-            None => {
-                (self.selected.0.buffer(), self.selected.1.start_offset() * self.selected.0.element().size_in_bytes())
-            }
-        }
+    pub(super) fn layout(&self) -> &Layout {
+        self.copy.as_ref().map_or(self.selected.1, |(_, layout)| layout)
+    }
+
+    pub(super) fn place(&self) -> (&Buffer, usize) {
+        let storage = self.copy.as_ref().map_or(self.selected.0, |(storage, _)| storage);
+        (storage.buffer(), self.layout().start_offset() * storage.element().size_in_bytes())
     }
 }
 
@@ -56,11 +68,12 @@ pub(super) fn float(op: &'static str, dtype: DType) -> Result<Float> {
 }
 
 impl NpuStorage {
-    fn start(&self) -> (&Buffer, usize) {
+    pub(super) fn start(&self) -> (&Buffer, usize) {
         (self.buffer(), 0)
     }
 
-    fn launch_ours(
+    /// Launches what the host computed, or says why the kernel does not take it.
+    pub(super) fn launch_ours(
         &self,
         op: &'static str,
         launch: std::result::Result<ascend_kernels::Launch, String>,
@@ -90,7 +103,8 @@ impl NpuStorage {
             float: float(OP, self.element())?,
             epsilon: epsilon as f32,
         };
-        let [x, residual, weight] = [Operand::new((self, layout))?, Operand::new(residual)?, Operand::new(weight)?];
+        let [x, residual, weight] =
+            [Operand::gapless((self, layout))?, Operand::gapless(residual)?, Operand::gapless(weight)?];
         let (y, sum) = (self.npu().uninit(self.element(), count)?, self.npu().uninit(self.element(), count)?);
         let tensors = [x.place(), residual.place(), weight.place(), y.start(), sum.start()];
         self.launch_ours(OP, add_rms_norm::launch(shape, self.cores()), &tensors)?;
@@ -106,7 +120,7 @@ impl NpuStorage {
         };
         let shape =
             GatingShape { tokens, experts, has_bias: bias.is_some(), float: float(OP, self.element())?, ..gating };
-        let logits = Operand::new((self, layout))?;
+        let logits = Operand::gapless((self, layout))?;
         let bias = bias.map(Operand::wide).transpose()?;
         let weights = self.npu().uninit(DType::F32, tokens * shape.k)?;
         let chosen = self.npu().uninit(DType::U32, tokens * shape.k)?;
@@ -129,7 +143,7 @@ impl NpuStorage {
             return Err(Error::Arguments { op: OP, why }.into());
         };
         let shape = PermuteShape { tokens, k, experts, width, float: float(OP, self.element())? };
-        let (x, chosen) = (Operand::new((self, layout))?, Operand::new(chosen)?);
+        let (x, chosen) = (Operand::gapless((self, layout))?, Operand::gapless(chosen)?);
         let rows = self.npu().uninit(self.element(), tokens * k * width)?;
         let places = self.npu().uninit(DType::U32, tokens * k)?;
         let ends = self.npu().uninit(DType::I64, experts)?;
@@ -147,7 +161,8 @@ impl NpuStorage {
             return Err(Error::Arguments { op: OP, why }.into());
         };
         let shape = UnpermuteShape { tokens, k, width, float: float(OP, self.element())? };
-        let (y, places, weights) = (Operand::new((self, layout))?, Operand::new(places)?, Operand::wide(weights)?);
+        let (y, places, weights) =
+            (Operand::gapless((self, layout))?, Operand::gapless(places)?, Operand::wide(weights)?);
         let out = self.npu().uninit(self.element(), tokens * width)?;
         let tensors = [y.place(), places.place(), weights.place(), out.start()];
         self.launch_ours(OP, unpermute::launch(shape, self.cores()), &tensors)?;
@@ -188,10 +203,10 @@ impl NpuStorage {
             norm: norms.as_ref().map(|(_, epsilon)| *epsilon as f32),
             float: float(OP, self.element())?,
         };
-        let heads = Operand::new((self, layout))?;
-        let [cos, sin] = tables.map(Operand::new);
-        let (cos, sin, positions) = (cos?, sin?, Operand::new(positions)?);
-        let weights = norms.map(|(weights, _)| weights.map(Operand::new));
+        let heads = Operand::gapless((self, layout))?;
+        let [cos, sin] = tables.map(Operand::gapless);
+        let (cos, sin, positions) = (cos?, sin?, Operand::gapless(positions)?);
+        let weights = norms.map(|(weights, _)| weights.map(Operand::gapless));
         let weights = weights.map(|[q, k]| Ok::<_, candle_core::Error>([q?, k?])).transpose()?;
         // Without norms the kernel reads no weights; the place of the heads stands for them.
         let [q_weight, k_weight] = match &weights {

@@ -1,8 +1,8 @@
 //! Our own Ascend C kernels with matrix products (`kernels/`), a launch each.
 
-use super::ours::{Selected, float};
+use super::ours::{Operand, Selected, float};
 use super::storage::NpuStorage;
-use crate::acl::{Buffer, Error, launch_kernel};
+use crate::acl::Error;
 use ascend_kernels::flash::{self, Strides};
 use ascend_kernels::flash_attention::{self, FlashAttentionShape};
 use ascend_kernels::grouped_matmul::{self, GroupedMatmulShape};
@@ -10,41 +10,10 @@ use ascend_kernels::paged::PagedShape;
 use ascend_kernels::paged_decode;
 use candle_core::{DType, Layout, Result};
 
-/// What a kernel reads: elements where they lie, or a copy of them.
-struct Operand<'a> {
-    copy: Option<(NpuStorage, Layout)>,
-    selected: Selected<'a>,
-}
-
-impl<'a> Operand<'a> {
-    /// As they lie, where `fits`; otherwise one after the other.
-    fn new(selected: Selected<'a>, fits: impl Fn(&Layout) -> bool) -> Result<Self> {
-        let (storage, layout) = selected;
-        let copy = match fits(layout) {
-            true => None,
-            false => Some((storage.compact(layout)?, Layout::contiguous(layout.shape()))),
-        };
-        Ok(Self { copy, selected })
-    }
-
-    fn gapless(selected: Selected<'a>) -> Result<Self> {
-        Self::new(selected, Layout::is_contiguous)
-    }
-
-    fn layout(&self) -> &Layout {
-        self.copy.as_ref().map_or(self.selected.1, |(_, layout)| layout)
-    }
-
-    fn place(&self) -> (&Buffer, usize) {
-        let storage = self.copy.as_ref().map_or(self.selected.0, |(storage, _)| storage);
-        (storage.buffer(), self.layout().start_offset() * storage.element().size_in_bytes())
-    }
-
-    /// Of [batch, heads, rows, width].
-    fn strides(&self) -> Strides {
-        let stride = self.layout().stride();
-        Strides { batch: stride[0], head: stride[1], row: stride[2] }
-    }
+/// Of [batch, heads, rows, width].
+fn strides(operand: &Operand) -> Strides {
+    let stride = operand.layout().stride();
+    Strides { batch: stride[0], head: stride[1], row: stride[2] }
 }
 
 /// Whether the attention kernels can read `[.., rows, width]` as it lies: rows are gapless, and no further apart than a copy
@@ -55,16 +24,6 @@ fn rows_fit(layout: &Layout) -> bool {
 }
 
 impl NpuStorage {
-    fn launch_product(
-        &self,
-        op: &'static str,
-        launch: std::result::Result<ascend_kernels::Launch, String>,
-        tensors: &[(&Buffer, usize)],
-    ) -> Result<()> {
-        let launch = launch.map_err(|why| Error::Arguments { op, why })?;
-        Ok(launch_kernel(self.context(), &launch, tensors)?)
-    }
-
     /// Groups of rows of `self` `[R, I]`, each times its matrix of `weights` `[E, O, I]`; `ends` `[E]` in I64 says where the
     /// groups end.
     pub fn grouped_matmul_ours(&self, layout: &Layout, weights: Selected, ends: Selected) -> Result<Self> {
@@ -78,8 +37,8 @@ impl NpuStorage {
         let [x, weight, ends] =
             [Operand::gapless((self, layout))?, Operand::gapless(weights)?, Operand::gapless(ends)?];
         let out = self.npu().uninit(self.element(), rows * columns)?;
-        let tensors = [x.place(), weight.place(), ends.place(), (out.buffer(), 0)];
-        self.launch_product(OP, grouped_matmul::launch(shape, self.context().cube_cores()), &tensors)?;
+        let tensors = [x.place(), weight.place(), ends.place(), out.start()];
+        self.launch_ours(OP, grouped_matmul::launch(shape, self.context().cube_cores()), &tensors)?;
         Ok(out)
     }
 
@@ -121,13 +80,13 @@ impl NpuStorage {
             keys: length,
             width,
             value_width,
-            strides: [q.strides(), k.strides(), v.strides(), y],
+            strides: [strides(&q), strides(&k), strides(&v), y],
             ragged: false,
             causal: causal.map(|offset| offset.min(length) as i32),
             scale: scale as f32,
             float: float(OP, self.element())?,
         };
-        if queries == 1 && q.strides().head <= ascend_kernels::cube::WIDEST_ROW {
+        if queries == 1 && shape.strides[0].head <= ascend_kernels::cube::WIDEST_ROW {
             // Heads that share a key head are rows of one product, so that its keys are read once.
             let share = heads / groups;
             let stacked = |s: Strides| Strides { batch: s.batch, head: share * s.head, row: s.head };
@@ -138,8 +97,8 @@ impl NpuStorage {
             shape = FlashAttentionShape { heads: groups, queries: share, keys: seen, causal: None, ..shape };
         }
         // The lengths of ragged sequences are not read here; the place of the queries stands for them.
-        let tensors = [q.place(), k.place(), v.place(), q.place(), (out.buffer(), 0)];
-        self.launch_product(OP, flash_attention::launch(&shape, self.context().cube_cores()), &tensors)?;
+        let tensors = [q.place(), k.place(), v.place(), q.place(), out.start()];
+        self.launch_ours(OP, flash_attention::launch(&shape, self.context().cube_cores()), &tensors)?;
         Ok(Some(out))
     }
 
@@ -174,14 +133,14 @@ impl NpuStorage {
             longest: table_width * block_size,
             q: [heads * width, width],
             y: [heads * value_width, value_width],
-            k: k.strides(),
-            v: v.strides(),
+            k: strides(&k),
+            v: strides(&v),
             scale: scale as f32,
         };
         let out = self.npu().uninit(self.element(), batch * heads * value_width)?;
-        let tensors = [q.place(), k.place(), v.place(), table.place(), lengths.place(), (out.buffer(), 0)];
+        let tensors = [q.place(), k.place(), v.place(), table.place(), lengths.place(), out.start()];
         let launch = paged_decode::launch(&shape, float(OP, self.element())?, self.context().cube_cores());
-        self.launch_product(OP, launch, &tensors)?;
+        self.launch_ours(OP, launch, &tensors)?;
         Ok(out)
     }
 }

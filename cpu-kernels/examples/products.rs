@@ -1,7 +1,8 @@
-//! How fast the product is at the shapes of a small model: `products [form]… [rows]…`, all forms where none is named.
+//! How fast the product is at the shapes of a small model: `products [form]… [rows]…`, all forms where none is named; `wide` is
+//! the product of many rows.
 
 use half::{bf16, f16};
-use npu_cpu_kernels::{Float, Form, Rows, product_by};
+use npu_cpu_kernels::{Float, Form, Matrix, Rows, multiply_wide, product_by};
 use std::time::Instant;
 
 /// (outputs, inputs) of Qwen2-0.5B's layers.
@@ -13,7 +14,11 @@ fn main() {
     let rows = if rows.is_empty() { vec![1, 4, 16, 128] } else { rows };
     let forms = Form::available();
     let named = |form: &Form| args.iter().any(|arg| format!("{form:?}").eq_ignore_ascii_case(arg));
-    let wanted: Vec<Form> = if forms.iter().any(named) { forms.into_iter().filter(named).collect() } else { forms };
+    let all = !forms.iter().any(named) && !args.iter().any(|arg| arg == "wide");
+    let mut wanted: Vec<Option<Form>> = forms.into_iter().filter(|form| all || named(form)).map(Some).collect();
+    if all || args.iter().any(|arg| arg == "wide") {
+        wanted.push(None);
+    }
     for form in wanted {
         for &rows in &rows {
             row::<bf16>("bf16", form, rows);
@@ -23,8 +28,8 @@ fn main() {
     }
 }
 
-fn row<T: Float>(name: &str, form: Form, rows: usize) {
-    print!("{form:?} {name} {rows} rows:");
+fn row<T: Float>(name: &str, form: Option<Form>, rows: usize) {
+    print!("{} {name} {rows} rows:", form.map_or("wide".into(), |form| format!("{form:?}")));
     for (outputs, inputs) in SHAPES {
         if outputs > 100_000 && rows > 16 {
             continue;
@@ -38,7 +43,14 @@ fn row<T: Float>(name: &str, form: Form, rows: usize) {
         for _ in 0..5 {
             let start = Instant::now();
             for weight in weights.chunks_exact(outputs * inputs) {
-                product_by(form, Rows::new(&x, rows, inputs), Rows::new(weight, outputs, inputs), None, &mut y);
+                match form {
+                    Some(form) => {
+                        product_by(form, Rows::new(&x, rows, inputs), Rows::new(weight, outputs, inputs), None, &mut y)
+                    }
+                    None => {
+                        multiply_wide(Matrix::rows(&x, rows, inputs), Matrix::rows(weight, outputs, inputs).t(), &mut y)
+                    }
+                }
             }
             times.push(start.elapsed().as_secs_f64() / copies as f64);
         }

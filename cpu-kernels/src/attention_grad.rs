@@ -1,7 +1,8 @@
 //! The gradient of scaled dot-product attention, which computes scores again a block of queries at a time instead of keeping
 //! them (Dao et al., arXiv 2205.14135).
 
-use crate::packed::{Into, Matrix, multiply_here};
+use crate::Matrix;
+use crate::packed::{Into, multiply_here};
 use crate::team::{share, threads};
 use crate::{Float, Form, Heads, Sight};
 use std::sync::{Mutex, PoisonError};

@@ -3,7 +3,7 @@
 use crate::Form;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::borrow::Cow;
 
 /// A stored type; arithmetic is in `f32`, which holds every value of each of them.
@@ -116,6 +116,12 @@ pub(crate) fn same_mut<T: Float, U: Float>(from: &mut [T]) -> Option<&mut [U]> {
     let equal = TypeId::of::<T>() == TypeId::of::<U>();
     // SAFETY: the types are the same one.
     equal.then(|| unsafe { std::slice::from_raw_parts_mut(from.as_mut_ptr().cast(), from.len()) })
+}
+
+/// As [`same`], with what owns the elements.
+pub(crate) fn same_vec<T: Float, U: Float>(from: Vec<T>) -> Option<Vec<U>> {
+    let from: Box<dyn Any> = Box::new(from);
+    from.downcast().ok().map(|same| *same)
 }
 
 /// `from` in `f32`, itself where it is.

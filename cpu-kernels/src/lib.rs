@@ -8,6 +8,7 @@ mod attention;
 mod attention_grad;
 mod float;
 mod forms;
+mod matrix;
 pub mod memory;
 pub mod nf4;
 mod packed;
@@ -15,12 +16,17 @@ mod product;
 pub mod quantised;
 mod rows;
 mod team;
+mod wide;
 
 pub use attention::{Heads, Sight, attention, attention_by};
 pub use attention_grad::{Attended, AttentionGrads, attention_grads};
 pub use float::Float;
 pub use forms::{Decayed, Form};
-pub use packed::{Matrix, multiply, transposed};
-pub use product::{grouped_product, grouped_product_by, product, product_by, weighted_sums, weighted_sums_by};
+pub use matrix::Matrix;
+pub use packed::{multiply, transposed};
+pub use product::{
+    grouped_product, grouped_product_by, product, product_by, product_of, weighted_sums, weighted_sums_by,
+};
 pub use rows::Rows;
-pub use team::{share, share_chunks};
+pub use team::{share, share_chunks, share_new};
+pub use wide::multiply_wide;

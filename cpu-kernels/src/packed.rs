@@ -1,48 +1,17 @@
 //! Products of `f32` matrices of many rows, by the `gemm` library, which packs both operands for the processor's caches.
 
+use crate::Matrix;
 use crate::team::{share, share_chunks, threads};
+use std::ops::Range;
 
 /// Multiplications from which a product is worth sharing among threads.
 const PARALLEL: usize = 1 << 16;
 /// Rows and columns of one task are multiples of these, which are multiples of the library's tiles.
 const ROWS: usize = 48;
 const COLUMNS: usize = 64;
-/// Tasks a thread, so that a thread that starts late or is taken from its core leaves its share to the others.
-const TASKS: usize = 2;
-
-/// A matrix as it lies in memory: element `(i, j)` is at `i * down + j * across`.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    down: usize,
-    across: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Panics where an element lies outside `data`.
-    pub fn new(data: &'a [f32], (rows, columns): (usize, usize), (down, across): (usize, usize)) -> Self {
-        let reach = if rows == 0 || columns == 0 { 0 } else { (rows - 1) * down + (columns - 1) * across + 1 };
-        assert!(reach <= data.len(), "{rows} by {columns}, {down} and {across} apart, need {reach}: {}", data.len());
-        Self { data, rows, columns, down, across }
-    }
-
-    /// Without gaps, row by row.
-    pub fn rows(data: &'a [f32], rows: usize, columns: usize) -> Self {
-        Self::new(data, (rows, columns), (columns, 1))
-    }
-
-    /// The transpose, which moves nothing.
-    pub fn t(self) -> Self {
-        Self { rows: self.columns, columns: self.rows, down: self.across, across: self.down, ..self }
-    }
-
-    /// `count` rows from `first` on.
-    fn narrow(self, first: usize, count: usize) -> Self {
-        Self::new(&self.data[first * self.down..], (count, self.columns), (self.down, self.across))
-    }
-}
+/// Quarters of a thread's share: a task of three and one of a single one, so that a thread that starts late or is taken from
+/// its core leaves little for the others to wait for, and operands are packed no more than twice a thread.
+const QUARTERS: usize = 4;
 
 /// What a product does with what the result holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +20,15 @@ pub(crate) enum Into {
     Add,
 }
 
-/// A result that tasks write disjoint rows or columns of; its rows lie `down` apart.
+/// A result, or the part of one that a task writes: element `(i, j)` is at `i * down + j * across`.
 #[derive(Clone, Copy)]
-struct Target {
-    pointer: *mut f32,
-    down: usize,
+pub(crate) struct Target {
+    pub pointer: *mut f32,
+    pub down: usize,
+    pub across: usize,
 }
 
-// SAFETY: tasks write disjoint elements, which `multiply` sees to.
+// SAFETY: tasks write disjoint elements, which `write` sees to.
 unsafe impl Sync for Target {}
 
 impl Target {
@@ -71,7 +41,8 @@ impl Target {
 
     /// # Safety
     /// The result's `a.rows` by `b.columns` elements must be the caller's alone for the time of the call.
-    unsafe fn multiply(self, a: Matrix, b: Matrix, into: Into) {
+    pub unsafe fn multiply(self, a: Matrix, b: Matrix, into: Into) {
+        assert_eq!(a.columns, b.rows, "inner sizes of a product differ");
         let signed = |stride: usize| stride as isize;
         // SAFETY: the operands' elements lie in their slices, as `Matrix::new` asserts, and the result's are the caller's.
         unsafe {
@@ -80,7 +51,7 @@ impl Target {
                 b.columns,
                 a.columns,
                 self.pointer,
-                1,
+                signed(self.across),
                 signed(self.down),
                 into == Into::Add,
                 a.data.as_ptr(),
@@ -102,50 +73,96 @@ impl Target {
 
 /// `out = a · b`, or that much more, on this thread; the rows of `out` have no gaps.
 pub(crate) fn multiply_here(a: Matrix, b: Matrix, out: &mut [f32], into: Into) {
-    assert_eq!(a.columns, b.rows, "inner sizes of a product differ");
     assert_eq!(out.len(), a.rows * b.columns, "the result of a product has another size");
     if !out.is_empty() {
         // SAFETY: the result is borrowed alone and has that many elements.
-        unsafe { Target { pointer: out.as_mut_ptr(), down: b.columns }.multiply(a, b, into) }
+        unsafe { Target { pointer: out.as_mut_ptr(), down: b.columns, across: 1 }.multiply(a, b, into) }
     }
 }
 
-/// `out[i] = a[i] · b[i]` for a batch of products of one size, each given by its number; `out` holds them row by row, one
-/// after the other. Panics where sizes do not fit.
-pub fn multiply<'a>(batch: usize, operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync, out: &mut [f32]) {
-    if batch == 0 || out.is_empty() {
+/// `a[i] · b[i]` for a batch of products of one size, each given by its number, row by row and one after the other. Panics
+/// where sizes do not fit.
+pub fn multiply<'a>(batch: usize, operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync) -> Vec<f32> {
+    let len = elements(batch, &operands);
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: as many elements are reserved, and all are written; a task that panics does not come to the second call.
+    unsafe {
+        write(batch, operands, out.as_mut_ptr());
+        out.set_len(len);
+    }
+    out
+}
+
+/// As [`multiply`], to where `out` lies.
+pub(crate) fn multiply_over<'a>(
+    batch: usize,
+    operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync,
+    out: &mut [f32],
+) {
+    assert_eq!(out.len(), elements(batch, &operands), "the result of a product has another size");
+    // SAFETY: the result is borrowed alone and has that many elements.
+    unsafe { write(batch, operands, out.as_mut_ptr()) }
+}
+
+/// Elements of the results of a batch.
+fn elements<'a>(batch: usize, operands: &impl Fn(usize) -> (Matrix<'a>, Matrix<'a>)) -> usize {
+    if batch == 0 {
+        return 0;
+    }
+    let (a, b) = operands(0);
+    batch * a.rows * b.columns
+}
+
+/// Writes every element of the results of a batch and reads none.
+///
+/// # Safety
+/// The [`elements`] at `out` must be the caller's alone for the time of the call.
+unsafe fn write<'a>(batch: usize, operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync, out: *mut f32) {
+    if batch == 0 {
         return;
     }
     let (a, b) = operands(0);
     let (rows, columns, inner) = (a.rows, b.columns, a.columns);
-    assert_eq!(out.len(), batch * rows * columns, "the result of a product has another size");
-    let wanted = if batch * rows * columns * inner < PARALLEL { 1 } else { TASKS * threads() };
     // The longer side is cut, so that what every piece packs anew is the smaller operand.
     let longer = rows.max(columns);
     let grain = if rows >= columns { ROWS } else { COLUMNS };
-    let length = longer.div_ceil(wanted.div_ceil(batch)).next_multiple_of(grain);
-    let pieces = longer.div_ceil(length);
-    let to = Target { pointer: out.as_mut_ptr(), down: columns };
-    share(if wanted == 1 { 1 } else { batch * pieces }, |task| {
-        let tasks = if wanted == 1 { 0..batch * pieces } else { task..task + 1 };
+    let alone = batch * longer * rows.min(columns) * inner < PARALLEL;
+    let pieces = if alone { vec![0..longer] } else { pieces(longer, grain, threads().div_ceil(batch)) };
+    let to = Target { pointer: out, down: columns, across: 1 };
+    share(if alone { 1 } else { batch * pieces.len() }, |task| {
+        let tasks = if alone { 0..batch } else { task..task + 1 };
         for task in tasks {
-            let (index, first) = (task / pieces, task % pieces * length);
+            let (index, piece) = (task % batch, pieces[task / batch].clone());
+            let (first, count) = (piece.start, piece.len());
             let (a, b) = operands(index);
             assert_eq!(
                 (a.rows, b.columns, a.columns, b.rows),
                 (rows, columns, inner, inner),
                 "sizes in a batch differ"
             );
-            let count = length.min(longer - first);
             let (a, b, start) = match rows >= columns {
                 true => (a.narrow(first, count), b, first * columns),
                 false => (a, b.t().narrow(first, count).t(), first),
             };
-            // SAFETY: the result is borrowed for this call and has as many elements; tasks differ in their product, or in
-            // the rows or columns of it.
+            // SAFETY: tasks differ in their product, or in the rows or columns of it; with no products to add up, what
+            // overwrites writes zeros.
             unsafe { to.from(index * rows * columns + start).multiply(a, b, Into::Overwrite) }
         }
     });
+}
+
+/// `length` in pieces for `workers`, the greatest first: three quarters of it in one piece each, the rest likewise. Pieces are
+/// multiples of `grain`, the last as it comes.
+pub(crate) fn pieces(length: usize, grain: usize, workers: usize) -> Vec<Range<usize>> {
+    let cut = |share: usize| (length * share).div_ceil(QUARTERS * workers).next_multiple_of(grain);
+    let (mut all, mut start) = (Vec::new(), 0);
+    while start < length {
+        let size = if all.len() < workers { cut(QUARTERS - 1) } else { cut(1) };
+        let end = (start + size).min(length);
+        all.push(start..end);
+        start = end;
+    }
+    all
 }
 
 /// Side of the squares that are turned at once: two of them stay in the first-level cache.
@@ -182,9 +199,15 @@ mod tests {
 
     #[test]
     fn products_are_those_of_plain_loops() {
-        for (batch, rows, inner, columns) in
-            [(1, 1, 1, 1), (1, 70, 33, 300), (1, 300, 65, 50), (3, 5, 7, 2), (2, 64, 48, 200)]
-        {
+        for (batch, rows, inner, columns) in [
+            (1, 1, 1, 1),
+            (1, 70, 33, 300),
+            (1, 300, 65, 50),
+            (3, 5, 7, 2),
+            (2, 64, 48, 200),
+            (2, 3, 0, 4),
+            (1, 0, 3, 2),
+        ] {
             for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
                 let (a, b) = (values(batch * rows * inner, 1), values(batch * inner * columns, 2));
                 let operands = |index: usize| {
@@ -194,8 +217,8 @@ mod tests {
                         if b_turned { Matrix::rows(b, columns, inner).t() } else { Matrix::rows(b, inner, columns) },
                     )
                 };
-                let mut out = vec![f32::NAN; batch * rows * columns];
-                multiply(batch, operands, &mut out);
+                let out = multiply(batch, operands);
+                assert_eq!(out.len(), batch * rows * columns);
                 for (at, got) in out.iter().enumerate() {
                     let (index, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
                     let of_a =
@@ -210,6 +233,21 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn pieces_are_all_of_a_side_and_the_last_are_small() {
+        for (length, workers) in [(1, 1), (47, 2), (4864, 2), (9728, 8), (100, 64), (151_936, 3)] {
+            let all = pieces(length, 48, workers);
+            assert_eq!(all.iter().cloned().flatten().collect::<Vec<_>>(), (0..length).collect::<Vec<_>>());
+            assert!(all.len() <= 2 * workers, "{length} for {workers}: {all:?}");
+            assert!(all[..all.len() - 1].iter().all(|piece| piece.len() % 48 == 0), "{all:?}");
+            let last = all[all.len() - 1].len();
+            assert!(
+                length < 48 * 4 * workers || last <= length.div_ceil(4 * workers) + 48,
+                "{last} of {length} are last"
+            );
         }
     }
 

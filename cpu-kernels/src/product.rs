@@ -1,9 +1,10 @@
 //! `x · Wᵀ` and `p · V`: the right operand's columns, or its rows, lie in memory one after the other.
 
-use crate::float::{same, same_mut, widened};
+use crate::float::{same, same_mut, same_vec, widened};
 use crate::forms::{Dots, Form, Kernels, Mix, dots_of_bf16};
-use crate::packed::multiply;
+use crate::packed::{multiply, multiply_over};
 use crate::team::{share, threads};
+use crate::wide::{Group, multiply_groups};
 use crate::{Float, Rows};
 use half::{bf16, f16};
 use std::borrow::Cow;
@@ -12,8 +13,8 @@ use std::borrow::Cow;
 const PARALLEL: usize = 1 << 16;
 /// Rows from which a product of `f32` is worth packing its operands.
 const PACKED: usize = 32;
-/// Elements of a row that are multiplied at a time where there are many rows.
-const DEEPEST: usize = 2048;
+/// Rows from which a 16-bit weight is worth widening.
+const WIDE: usize = 32;
 /// Bytes of `x` that are multiplied at a time, so that they stay in the second-level cache while `W` streams by.
 const RESIDENT: usize = 5 << 18;
 /// Columns of one task are a multiple of this, which is a multiple of every form's tile.
@@ -27,37 +28,47 @@ pub fn product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, bias: 
     if x.count >= PACKED
         && let (Some(x32), Some(w32), Some(y32)) = (same(x.data()), same(weight.data()), same_mut(y))
     {
-        return packed(x.over(x32), weight.over(w32), bias, y32);
+        let (x, weight) = fitting(x.over(x32), weight.over(w32), bias);
+        multiply_over(1, |_| (x.matrix(), weight.matrix().t()), y32);
+        return add_bias(y32, bias);
     }
-    if x.count >= PACKED && x.width > DEEPEST && x.width == weight.width {
-        return by_depth(x, weight, bias, y);
+    if x.count >= WIDE && size_of::<W>() < size_of::<f32>() {
+        return multiply_groups(&[Group { x: x.matrix(), w: weight.matrix().t(), row: 0 }], bias, y);
     }
     product_by(Form::fastest(), x, weight, bias, y);
 }
 
-/// The product of rows so long that few of them stay in the cache: a part of their length at a time for all of them.
-fn by_depth<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, bias: Option<&[Y]>, y: &mut [Y]) {
-    assert!(bias.is_none_or(|bias| bias.len() == weight.count), "the bias of a product has another size");
-    let bias = bias.map_or_else(|| vec![0f32; weight.count].into(), widened);
-    let mut sums: Vec<f32> = bias.iter().copied().cycle().take(x.count * weight.count).collect();
-    let mut part = vec![0f32; sums.len()];
-    for start in (0..x.width).step_by(DEEPEST) {
-        let count = DEEPEST.min(x.width - start);
-        product_by(Form::fastest(), x.columns(start, count), weight.columns(start, count), None, &mut part);
-        sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += part);
+/// As [`product`], in memory of its own, which is not written twice where the product writes it whole.
+pub fn product_of<T: Float>(x: Rows<T>, weight: Rows<T>, bias: Option<&[T]>) -> Vec<T> {
+    if x.count >= PACKED
+        && let (Some(x32), Some(w32)) = (same(x.data()), same(weight.data()))
+    {
+        let (x, weight) = fitting(x.over(x32), weight.over(w32), bias);
+        let mut y = multiply(1, |_| (x.matrix(), weight.matrix().t()));
+        add_bias(&mut y, bias);
+        return same_vec(y).expect("the operands are of this type");
     }
-    Y::round_slice(&sums, y);
+    let mut y = vec![T::default(); x.count * weight.count];
+    product(x, weight, bias, &mut y);
+    y
 }
 
-/// The product of `f32` operands that are worth packing.
-fn packed<Y: Float>(x: Rows<f32>, weight: Rows<f32>, bias: Option<&[Y]>, y: &mut [f32]) {
+/// The operands of a product that are worth packing, looked at.
+fn fitting<'a, Y: Float>(
+    x: Rows<'a, f32>,
+    weight: Rows<'a, f32>,
+    bias: Option<&[Y]>,
+) -> (Rows<'a, f32>, Rows<'a, f32>) {
     assert_eq!(x.width, weight.width, "inner sizes of a product differ");
     assert!(bias.is_none_or(|bias| bias.len() == weight.count), "the bias of a product has another size");
-    multiply(1, |_| (x.matrix(), weight.matrix().t()), y);
+    (x, weight)
+}
+
+fn add_bias<Y: Float>(y: &mut [f32], bias: Option<&[Y]>) {
     if let Some(bias) = bias {
         let bias = widened(bias);
         let add = |row: &mut [f32]| row.iter_mut().zip(&*bias).for_each(|(y, bias)| *y += bias);
-        y.chunks_exact_mut(weight.count.max(1)).for_each(add);
+        y.chunks_exact_mut(bias.len().max(1)).for_each(add);
     }
 }
 
@@ -78,7 +89,24 @@ pub fn product_by<X: Float, W: Float, Y: Float>(
 ///
 /// All groups are one job. A weight is read once where its rows fit in the second-level cache, and not at all where it has none.
 pub fn grouped_product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, ends: &[usize], y: &mut [Y]) {
-    grouped_product_by(Form::fastest(), x, weight, ends, y);
+    let filled = (0..ends.len()).filter(|&group| ends[group] > group.checked_sub(1).map_or(0, |before| ends[before]));
+    if x.count < WIDE * filled.clone().count().max(1) || size_of::<W>() == size_of::<f32>() {
+        return grouped_product_by(Form::fastest(), x, weight, ends, y);
+    }
+    check_groups(x.count, weight.count, ends);
+    let outputs = weight.count / ends.len();
+    let group = |group: usize| {
+        let row = if group == 0 { 0 } else { ends[group - 1] };
+        let w = weight.narrow(group * outputs, outputs).matrix().t();
+        Group { x: x.narrow(row, ends[group] - row).matrix(), w, row }
+    };
+    multiply_groups(&filled.map(group).collect::<Vec<_>>(), None, y);
+}
+
+fn check_groups(rows: usize, weights: usize, ends: &[usize]) {
+    let whole = ends.is_sorted() && ends.last().copied().unwrap_or(0) == rows;
+    assert!(whole, "groups do not cover the rows of a product");
+    assert!(ends.is_empty() || weights.is_multiple_of(ends.len()), "the groups of a product have no equal weights");
 }
 
 /// As [`grouped_product`], by the given form, which must be one of [`Form::available`].
@@ -89,14 +117,7 @@ pub fn grouped_product_by<X: Float, W: Float, Y: Float>(
     ends: &[usize],
     y: &mut [Y],
 ) {
-    assert!(
-        ends.is_sorted() && ends.last().copied().unwrap_or(0) == x.count,
-        "groups do not cover the rows of a product"
-    );
-    assert!(
-        ends.is_empty() || weight.count.is_multiple_of(ends.len()),
-        "the groups of a product have no equal weights"
-    );
+    check_groups(x.count, weight.count, ends);
     of_groups(form, x, weight, ends, None, y);
 }
 
@@ -163,9 +184,9 @@ fn tasks(ends: &[usize], outputs: usize, inner: usize, size: usize) -> Vec<Task>
 }
 
 /// A result that tasks write disjoint columns of.
-struct Columns<Y> {
-    pointer: *mut Y,
-    width: usize,
+pub(crate) struct Columns<Y> {
+    pub pointer: *mut Y,
+    pub width: usize,
 }
 
 // SAFETY: tasks write disjoint elements, which `shared` sees to.
@@ -175,7 +196,7 @@ impl<Y> Columns<Y> {
     /// # Safety
     /// The elements must lie in the result, which must outlive the slice, and no other task may have them.
     #[allow(clippy::mut_from_ref, reason = "tasks share the result and have disjoint parts of it")]
-    unsafe fn part(&self, row: usize, col: usize, count: usize) -> &mut [Y] {
+    pub unsafe fn part(&self, row: usize, col: usize, count: usize) -> &mut [Y] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(row * self.width + col), count) }
     }

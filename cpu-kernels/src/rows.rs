@@ -1,6 +1,6 @@
 //! A matrix whose rows lie in memory one after the other.
 
-use crate::packed::Matrix;
+use crate::Matrix;
 
 /// `count` rows of `width` elements, row `i` starting `i * stride` elements into the data.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,8 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-impl<'a> Rows<'a, f32> {
-    pub(crate) fn matrix(&self) -> Matrix<'a> {
+impl<'a, T: Copy> Rows<'a, T> {
+    pub(crate) fn matrix(&self) -> Matrix<'a, T> {
         Matrix::new(self.data, (self.count, self.width), (self.stride, 1))
     }
 }

@@ -5,6 +5,7 @@
 //! announced by one store. The size of the team is that of rayon's pool, so that one setting (`RAYON_NUM_THREADS`)
 //! holds for both.
 
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
@@ -92,6 +93,22 @@ pub fn share_chunks<T: Send>(data: &mut [T], size: usize, work: impl Fn(usize, &
             work(index, chunk);
         }
     });
+}
+
+/// `len` elements made by `work`, which gets the index and elements of each chunk of `size`, zeroed, as [`share_chunks`] does.
+/// A chunk is zeroed by the thread that goes on with it, while it is in its cache.
+pub fn share_new<T: Copy + Default + Send>(len: usize, size: usize, work: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+    let mut made = Vec::with_capacity(len);
+    share_chunks(&mut made.spare_capacity_mut()[..len], size, |index, chunk| work(index, zeroed(chunk)));
+    // SAFETY: as many elements were reserved, and each lies in a chunk that was zeroed; a task that panics does not come here.
+    unsafe { made.set_len(len) };
+    made
+}
+
+fn zeroed<T: Copy + Default>(chunk: &mut [MaybeUninit<T>]) -> &mut [T] {
+    chunk.fill(MaybeUninit::new(T::default()));
+    // SAFETY: every element was written just now, and the type has the layout of what it may hold.
+    unsafe { &mut *(chunk as *mut [MaybeUninit<T>] as *mut [T]) }
 }
 
 impl Team {

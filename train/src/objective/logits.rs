@@ -4,7 +4,8 @@ use crate::{Batch, Policy};
 use anyhow::Result;
 use candle_ascend::{D, DType, Tensor, no_grad, ops};
 
-/// Numbers of a chunk of logits at most: 64 MiB in F32, of which a loss holds a few copies.
+/// Numbers of a chunk of logits at most: 64 MiB in F32, of which a loss holds a few copies. On the CPU the projection is packed
+/// anew for each chunk, so that small ones cost time.
 const CHUNK: usize = 1 << 24;
 
 /// Rows of logits over `vocabulary` tokens that are held at a time.

@@ -47,7 +47,8 @@ impl<B: Batches> Objective for Sft<B> {
         // Prompts are not projected to the vocabulary, which is most of the work at their end.
         let hidden = policy.hidden(batch)?.index_select(&rows, 0)?;
         let head = policy.head()?;
-        let chunk = self.chunk.min(rows_of_chunk(head.dim(0)?));
+        // Cross entropy holds one copy where other losses hold two or more.
+        let chunk = self.chunk.min(2 * rows_of_chunk(head.dim(0)?));
         let how = CrossEntropy { mean: false, chunk, ..CrossEntropy::default() };
         Ok(Loss { sum: linear_cross_entropy(&hidden, head, &labels, how)?, also: Vec::new() })
     }

@@ -4,7 +4,7 @@ use super::cpu::{Real, elements, on_cpu};
 use super::kernels::overrides;
 use crate::autograd::{Recorded, no_grad, record_any, tracked};
 use crate::{D, Result, Tensor, bail};
-use npu_cpu_kernels::share_chunks;
+use npu_cpu_kernels::share_new;
 
 /// Elements of the result that are worth a task of their own.
 const TASK: usize = 1 << 15;
@@ -65,11 +65,10 @@ fn in_one_pass<T: Real>(y: &Tensor, parts: &[(usize, Tensor)]) -> Result<Tensor>
         Ok((*at, &elements::<T>(guard, part.layout())?[..part.elem_count()]))
     };
     let added = parts.iter().zip(guards.iter().map(|guard| &**guard)).map(of_part).collect::<Result<Vec<_>>>()?;
-    let mut out = vec![T::zero(); y.elem_count()];
-    let (guard, rows) = (y.storage(), out.len() / width);
-    let values = &elements::<T>(&guard, y.layout())?[..out.len()];
+    let (guard, rows) = (y.storage(), y.elem_count() / width);
+    let values = &elements::<T>(&guard, y.layout())?[..y.elem_count()];
     let many = TASK.div_ceil(width);
-    share_chunks(&mut out, many * width, |task, out| {
+    let out = share_new(values.len(), many * width, |task, out| {
         for (index, out) in out.chunks_exact_mut(width).enumerate() {
             let row = task * many + index;
             out.copy_from_slice(&values[row * width..][..width]);

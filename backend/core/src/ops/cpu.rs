@@ -2,7 +2,7 @@
 
 use crate::{CpuStorage, DType, Layout, Operand, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::{bf16, f16};
-use npu_cpu_kernels::{Float, Form, share_chunks};
+use npu_cpu_kernels::{Float, Form, share_chunks, share_new};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Elements of the operand that are worth a task of their own.
@@ -72,7 +72,6 @@ fn typed<T: Real, const N: usize>(
     let x = operands[0];
     let shape = Shape::from(&x.dims()[..x.rank() - 1]).extend(&[width]);
     let count = shape.elem_count() / width.max(1);
-    let mut out = vec![T::zero(); shape.elem_count()];
     let mut gapless = Vec::with_capacity(N);
     for operand in operands {
         gapless.push(operand.contiguous()?);
@@ -87,9 +86,11 @@ fn typed<T: Real, const N: usize>(
         }
     }
     let widest = rows.iter().map(|(_, row)| *row).fold(width, usize::max);
-    if !out.is_empty() && rows.iter().all(|(_, row)| *row > 0) {
+    let out = if count == 0 || rows.iter().any(|(_, row)| *row == 0) {
+        vec![T::zero(); shape.elem_count()]
+    } else {
         let many = TASK.div_ceil(widest);
-        share_chunks(&mut out, many * width, |task, out| {
+        share_new(shape.elem_count(), many * width, |task, out: &mut [T]| {
             let mut result = Vec::new();
             let mut wide: [Vec<f32>; N] = std::array::from_fn(|_| Vec::new());
             for (index, out) in out.chunks_exact_mut(width).enumerate() {
@@ -111,8 +112,8 @@ fn typed<T: Real, const N: usize>(
                     }
                 }
             }
-        });
-    }
+        })
+    };
     drop(guards);
     Tensor::from_vec(out, shape, x.device())
 }
@@ -148,8 +149,7 @@ pub(super) fn add_halves(x: Operand<'_>, y: Operand<'_>) -> Result<Option<Storag
 }
 
 fn added<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
-    let mut out = vec![T::zero(); a.len()];
-    share_chunks(&mut out, TASK, |task, out| {
+    share_new(a.len(), TASK, |task, out: &mut [T]| {
         let (mut left, mut right) = ([0f32; PIECE], [0f32; PIECE]);
         for (piece, out) in out.chunks_mut(PIECE).enumerate() {
             let (at, count) = (task * TASK + piece * PIECE, out.len());
@@ -158,64 +158,64 @@ fn added<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
             left.iter_mut().zip(&right).for_each(|(left, right)| *left += right);
             T::round_slice(&left[..count], out);
         }
-    });
-    out
+    })
 }
 
-/// The sum of the cross entropies of rows of `logits` `[N, V]` (F32) and, if it is asked for, its gradient for them; rows
-/// whose target is `ignored` count for nothing. None where the CPU has no override.
+/// The sum of the cross entropies of rows of `logits` `[N, V]` (F32, nobody else's) and, if it is asked for, its gradient for
+/// them, which takes their place; rows whose target is `ignored` count for nothing. None where the CPU has no override.
 pub(super) fn cross_entropy(
     logits: &Tensor,
     targets: &Tensor,
     ignored: i64,
     differentiate: bool,
 ) -> Result<Option<(Tensor, Option<Tensor>)>> {
-    if !logits.device().is_cpu() || logits.dtype() != DType::F32 {
+    if !logits.device().is_cpu() || logits.dtype() != DType::F32 || !logits.is_contiguous() {
         return Ok(None);
     }
-    let ((rows, width), form) = (logits.dims2()?, Form::fastest());
-    let targets = targets.to_vec1::<i64>()?;
-    let losses: Vec<AtomicU32> = (0..rows).map(|_| AtomicU32::new(0)).collect();
-    let wrong = targets.iter().find(|&&target| target != ignored && !(0..width as i64).contains(&target));
+    let (classes, targets) = (logits.dims2()?.1, targets.to_vec1::<i64>()?);
+    let wrong = targets.iter().find(|&&target| target != ignored && !(0..classes as i64).contains(&target));
     if let Some(target) = wrong {
-        bail!("cross entropy: the target {target} is none of {width} classes, and not {ignored}, which is left out")
+        bail!("cross entropy: the target {target} is none of {classes} classes, and not {ignored}, which is left out")
     }
-    let of_row = |index: usize, [row]: [&[f32]; 1], powers: &mut [f32]| {
-        if targets[index] == ignored {
-            return powers.fill(0.0);
-        }
-        let (target, max) = (targets[index] as usize, form.max(row));
-        powers.copy_from_slice(row);
-        let sum = form.exp_and_sum(powers, max);
-        losses[index].store((sum.ln() + max - row[target]).to_bits(), Ordering::Relaxed);
-        let reciprocal = 1.0 / sum;
-        powers.iter_mut().for_each(|power| *power *= reciprocal);
-        powers[target] -= 1.0;
-    };
-    let loss_alone = |index: usize, [row]: [&[f32]; 1], loss: &mut [f32]| {
-        loss[0] = 0.0;
-        if targets[index] != ignored {
-            let max = form.max(row);
-            let sum: f32 = row
-                .chunks(PIECE)
-                .map(|row| {
-                    let mut powers = [0f32; PIECE];
-                    powers[..row.len()].copy_from_slice(row);
-                    form.exp_and_sum(&mut powers[..row.len()], max)
-                })
-                .sum();
-            loss[0] = sum.ln() + max - row[targets[index] as usize];
-        }
-    };
+    let target_of = |row: usize| (targets[row] != ignored).then(|| targets[row] as usize);
     if !differentiate {
-        return Ok(match zip_rows([logits], 1, loss_alone)? {
-            Some(losses) => Some((losses.sum_all()?, None)),
-            None => None,
-        });
+        let losses =
+            map_rows(logits, 1, |index, row, loss| loss[0] = target_of(index).map_or(0.0, |at| loss_of(row, at)))?;
+        return Ok(Some((losses.expect("logits are F32").sum_all()?, None)));
     }
-    let Some(grad) = zip_rows([logits], width, of_row)? else { return Ok(None) };
-    let losses: f32 = losses.iter().map(|loss| f32::from_bits(loss.load(Ordering::Relaxed))).sum();
-    Ok(Some((Tensor::new(losses, logits.device())?, Some(grad))))
+    let loss = gradient_in_place(logits, &target_of)?;
+    Ok(Some((Tensor::new(loss, logits.device())?, Some(logits.clone()))))
+}
+
+/// The cross entropy of a row of logits for the class `target`.
+fn loss_of(row: &[f32], target: usize) -> f32 {
+    let form = Form::fastest();
+    let max = form.max(row);
+    let sum_of_piece = |row: &[f32]| {
+        let mut powers = [0f32; PIECE];
+        powers[..row.len()].copy_from_slice(row);
+        form.exp_and_sum(&mut powers[..row.len()], max)
+    };
+    row.chunks(PIECE).map(sum_of_piece).sum::<f32>().ln() + max - row[target]
+}
+
+/// Writes the softmax, less one at the target, over each row of logits that counts and zeros over the others; the sum of the
+/// losses.
+fn gradient_in_place(logits: &Tensor, target_of: &(impl Fn(usize) -> Option<usize> + Sync)) -> Result<f32> {
+    let ((rows, classes), form) = (logits.dims2()?, Form::fastest());
+    let losses: Vec<AtomicU32> = (0..rows).map(|_| AtomicU32::new(0)).collect();
+    let (start, mut storage) = (logits.layout().start_offset(), logits.storage_mut());
+    let Storage::Cpu(CpuStorage::F32(values)) = &mut *storage else { bail!("F32 logits have storage of another kind") };
+    share_chunks(&mut values[start..start + rows * classes], classes.max(1), |index, row| {
+        let Some(target) = target_of(index) else { return row.fill(0.0) };
+        let (of_target, max) = (row[target], form.max(row));
+        let sum = form.exp_and_sum(row, max);
+        losses[index].store((sum.ln() + max - of_target).to_bits(), Ordering::Relaxed);
+        let reciprocal = 1.0 / sum;
+        row.iter_mut().for_each(|power| *power *= reciprocal);
+        row[target] -= 1.0;
+    });
+    Ok(losses.iter().map(|loss| f32::from_bits(loss.load(Ordering::Relaxed))).sum())
 }
 
 /// The elements of `x` as F32 on the host.

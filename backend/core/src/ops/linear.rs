@@ -6,7 +6,7 @@ use super::fused::{expect_float, wide};
 use super::kernels::overrides;
 use crate::autograd::{Gradient, wanted};
 use crate::{D, DType, Error, Result, Shape, Tensor};
-use npu_cpu_kernels::{Rows, product};
+use npu_cpu_kernels::{Rows, product_of};
 
 /// `x·Wᵀ + bias` for `x` `[…, K]`, `weight` `[N, K]` and `bias` `[N]`; the weight is transposed as a view only.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -111,12 +111,10 @@ fn rows_by_rows<T: Real>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
         Some((guard, layout)) => Some(&elements::<T>(guard, layout)?[..outputs]),
         None => None,
     };
-    let mut sums = vec![T::zero(); rows * outputs];
-    product(
+    let sums = product_of(
         Rows::new(elements::<T>(&x_guard, x.layout())?, rows, width),
         Rows::strided(elements::<T>(&weight_guard, weight.layout())?, outputs, width, weight.stride()[0]),
         bias,
-        &mut sums,
     );
     Tensor::from_vec(sums, (rows, outputs), x.device())
 }

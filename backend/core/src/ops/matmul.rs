@@ -5,7 +5,7 @@ use super::{Operator, Spec};
 use crate::autograd::{Gradient, wanted};
 use crate::{CpuStorage, DType, Error, Layout, Operand, Result, Shape, Storage, Tensor};
 use half::bf16;
-use npu_cpu_kernels::{Matrix, Rows, multiply, product, transposed};
+use npu_cpu_kernels::{Matrix, Rows, multiply, multiply_wide, product, transposed};
 
 /// Product of the matrices in the last two dimensions, leading dimensions being equal batches.
 #[derive(Clone)]
@@ -84,8 +84,11 @@ fn evenly_spaced(layout: &Layout) -> bool {
     even && (ordered(0, 1) || ordered(1, 0))
 }
 
-/// A product of BF16 on the CPU. What is summed over must lie without gaps in both operands: one that holds it otherwise is
-/// turned first, which costs little beside multiplying many rows.
+/// Rows from which a product of BF16 reads both operands as they lie.
+const MANY: usize = 32;
+
+/// A product of BF16 on the CPU. With few rows, what is summed over must lie without gaps in both operands: one that holds it
+/// otherwise is turned first.
 fn dots(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
     let (batch, rows, columns, inner) = bmnk(lhs.layout, rhs.layout);
     let (l, r) = (elements::<bf16>(lhs.storage, lhs.layout)?, elements::<bf16>(rhs.storage, rhs.layout)?);
@@ -96,6 +99,11 @@ fn dots(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
     let (mut turned_l, mut turned_r);
     for (index, out) in out.chunks_exact_mut((rows * columns).max(1)).enumerate() {
         let (l, r) = (&l[matrix_start(lhs.layout, index)..], &r[matrix_start(rhs.layout, index)..]);
+        if rows >= MANY {
+            let left = Matrix::new(l, (rows, inner), (l_down, l_across));
+            multiply_wide(left, Matrix::new(r, (inner, columns), (r_down, r_across)), out);
+            continue;
+        }
         let left = if l_across == 1 {
             Rows::strided(l, rows, inner, l_down)
         } else {
@@ -120,13 +128,11 @@ fn packed(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
     let rank = lhs.layout.dims().len();
     let strides = |layout: &Layout| (layout.stride()[rank - 2], layout.stride()[rank - 1]);
     let (of_l, of_r) = (strides(lhs.layout), strides(rhs.layout));
-    let mut out = vec![0f32; batch * rows * columns];
     let operands = |index: usize| {
         let left = Matrix::new(&l[matrix_start(lhs.layout, index)..], (rows, inner), of_l);
         (left, Matrix::new(&r[matrix_start(rhs.layout, index)..], (inner, columns), of_r))
     };
-    multiply(batch, operands, &mut out);
-    Ok(Storage::Cpu(CpuStorage::F32(out)))
+    Ok(Storage::Cpu(CpuStorage::F32(multiply(batch, operands))))
 }
 
 /// Where the matrix `index` of a batch starts, counted from the first.

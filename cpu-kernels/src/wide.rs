@@ -1,0 +1,299 @@
+//! Products of many rows with a right operand of 16 bits, in `f32` by the `gemm` library.
+//!
+//! The rows of the left operand are laid side by side, so that a vector holds one element of each, and the elements of the
+//! right operand are broadcast to them one by one: it is widened a block at a time and never turned or packed, which at a few
+//! dozen rows would take as long as the product.
+
+use crate::packed::{Into, Target, pieces};
+use crate::product::Columns;
+use crate::team::{share, threads};
+use crate::{Float, Matrix};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Rows of a panel at most, and what they are a multiple of: the vectors of the library's tile.
+const PANEL: usize = 64;
+const LANES: usize = 16;
+/// Columns of the right operand that are widened at a time; the library packs its left operand for more.
+const COLUMNS: usize = 48;
+/// Elements of the inner size that are widened at a time: with the columns, a part of the second-level cache.
+const DEPTH: usize = 512;
+/// Rows and inner size that are laid in panels at a time, which bounds the memory that they take.
+const ROWS: usize = 1024;
+const INNER: usize = 8192;
+/// Tasks a thread where several groups are one job.
+const TASKS: usize = 4;
+
+/// One product: `x` `[R, K]`, `w` `[K, N]`, and the row of the result that its first one is.
+pub(crate) struct Group<'a, X, W> {
+    pub x: Matrix<'a, X>,
+    pub w: Matrix<'a, W>,
+    pub row: usize,
+}
+
+/// `y = x · w`: `x` `[R, K]`, `w` `[K, N]`, `y` `[R, N]` row-major; summed in `f32`, rounded once. For 16-bit operands
+/// of many rows, however they lie. Panics where the sizes do not fit.
+pub fn multiply_wide<X: Float, W: Float, Y: Float>(x: Matrix<X>, w: Matrix<W>, y: &mut [Y]) {
+    assert_eq!(y.len(), x.rows * w.columns, "the result of a product has another size");
+    multiply_groups(&[Group { x, w, row: 0 }], None, y);
+}
+
+/// The products of some groups, whose rows are all the rows of `y`, with `bias` added to each row.
+pub(crate) fn multiply_groups<X: Float, W: Float, Y: Float>(groups: &[Group<X, W>], bias: Option<&[Y]>, y: &mut [Y]) {
+    let Some(Group { x, w, .. }) = groups.first() else { return };
+    let (inner, width) = (x.columns, w.columns);
+    let of_one_size = |group: &Group<X, W>| (group.x.columns, group.w.rows, group.w.columns) == (inner, inner, width);
+    assert!(groups.iter().all(of_one_size), "sizes of a product differ");
+    assert_eq!(y.len(), groups.iter().map(|group| group.x.rows).sum::<usize>() * width, "a result has another size");
+    if inner <= INNER {
+        return one_pass(groups, 0..inner, bias, Into::Overwrite, y);
+    }
+    let mut sums = vec![0f32; y.len()];
+    for start in (0..inner).step_by(INNER) {
+        one_pass::<X, W, f32>(groups, start..(start + INNER).min(inner), None, Into::Add, &mut sums);
+    }
+    let bias = bias.map(crate::float::widened);
+    for (sums, y) in sums.chunks_exact_mut(width.max(1)).zip(y.chunks_exact_mut(width.max(1))) {
+        if let Some(bias) = &bias {
+            sums.iter_mut().zip(&**bias).for_each(|(sum, bias)| *sum += bias);
+        }
+        Y::round_slice(sums, y);
+    }
+}
+
+/// The rows of a group that a job has at a time, laid in panels.
+struct Part<'a, W> {
+    panels: Panels,
+    w: Matrix<'a, W>,
+    row: usize,
+}
+
+/// The products over a part of the inner size.
+fn one_pass<X: Float, W: Float, Y: Float>(
+    groups: &[Group<X, W>],
+    inner: Range<usize>,
+    bias: Option<&[Y]>,
+    into: Into,
+    y: &mut [Y],
+) {
+    let width = groups[0].w.columns;
+    let to = Columns { pointer: y.as_mut_ptr(), width };
+    let of_group = |group| {
+        let Group { x, .. }: &Group<X, W> = group;
+        (0..x.rows).step_by(ROWS).map(move |start| (group, start..(start + ROWS).min(x.rows)))
+    };
+    let mut waiting = groups.iter().flat_map(of_group).peekable();
+    while waiting.peek().is_some() {
+        let (mut rows, mut parts) = (0, Vec::new());
+        while let Some((group, range)) = waiting.next_if(|(_, range)| rows == 0 || rows + range.len() <= ROWS) {
+            rows += range.len();
+            let w = group.w.part(inner.clone(), 0..width);
+            parts.push(Part {
+                row: group.row + range.start,
+                panels: Panels::of(group.x.part(range, inner.clone())),
+                w,
+            });
+        }
+        let columns = match parts.len() {
+            1 => pieces(width, COLUMNS, threads()),
+            many => {
+                let size = width.div_ceil((TASKS * threads()).div_ceil(many)).next_multiple_of(COLUMNS);
+                (0..width).step_by(size).map(|start| start..(start + size).min(width)).collect()
+            }
+        };
+        share(parts.len() * columns.len(), |task| {
+            let (part, range) = (&parts[task / columns.len()], &columns[task % columns.len()]);
+            for start in range.clone().step_by(COLUMNS) {
+                let range = start..(start + COLUMNS).min(range.end);
+                part.columns(range.clone(), |row, sums| {
+                    // SAFETY: the result is borrowed for this call, and tasks differ in their rows or their columns.
+                    let y = unsafe { to.part(part.row + row, range.start, range.len()) };
+                    finish(sums, bias.map(|bias| &bias[range.clone()]), into, y);
+                });
+            }
+        });
+    }
+}
+
+/// Rounds sums of neighbouring columns, with the bias and what is there already, to their place.
+fn finish<Y: Float>(sums: &mut [f32], bias: Option<&[Y]>, into: Into, y: &mut [Y]) {
+    if let Some(bias) = bias {
+        sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias.widen());
+    }
+    if into == Into::Add {
+        sums.iter_mut().zip(&*y).for_each(|(sum, y)| *sum += y.widen());
+    }
+    Y::round_slice(sums, y);
+}
+
+impl<W: Float> Part<'_, W> {
+    /// The sums of at most [`COLUMNS`] columns, row by row.
+    fn columns(&self, columns: Range<usize>, mut row: impl FnMut(usize, &mut [f32])) {
+        let (Panels { data, rows, inner, height }, count) = (&self.panels, columns.len());
+        let panels = rows.div_ceil(*height);
+        // Of each panel a column after the other.
+        let mut sums = vec![0f32; panels * height * count];
+        let mut wide = Vec::new();
+        for start in (0..*inner).step_by(DEPTH) {
+            let depth = DEPTH.min(inner - start);
+            let w = widened(self.w.part(start..start + depth, columns.clone()), &mut wide);
+            for (panel, sums) in sums.chunks_exact_mut(height * count).enumerate() {
+                let x = Matrix::rows(&data[panel * height * inner + start * height..], depth, *height).t();
+                let to = Target { pointer: sums.as_mut_ptr(), down: 1, across: *height };
+                // SAFETY: the sums of a panel are this thread's and have as many elements.
+                unsafe { to.multiply(x, w, if start == 0 { Into::Overwrite } else { Into::Add }) }
+            }
+        }
+        let mut line = vec![0f32; count];
+        for index in 0..*rows {
+            let sums = &sums[index / height * height * count + index % height..];
+            line.iter_mut().enumerate().for_each(|(column, sum)| *sum = sums[column * height]);
+            row(index, &mut line);
+        }
+    }
+}
+
+/// A part of the right operand in `f32`, without gaps, in the order in which it lies.
+fn widened<'a, W: Float>(w: Matrix<W>, wide: &'a mut Vec<f32>) -> Matrix<'a> {
+    let (rows, columns) = (w.rows, w.columns);
+    wide.resize(rows * columns, 0.0);
+    if w.down == 1 {
+        widen_rows(w.t(), wide);
+        return Matrix::rows(wide, columns, rows).t();
+    }
+    widen_rows(w, wide);
+    Matrix::rows(wide, rows, columns)
+}
+
+/// A matrix row by row.
+fn widen_rows<W: Float>(w: Matrix<W>, wide: &mut [f32]) {
+    for (row, wide) in wide.chunks_exact_mut(w.columns.max(1)).enumerate() {
+        let start = row * w.down;
+        if w.across == 1 {
+            W::widen_slice(&w.data[start..start + w.columns], wide);
+        } else {
+            wide.iter_mut().enumerate().for_each(|(column, wide)| *wide = w.data[start + column * w.across].widen());
+        }
+    }
+}
+
+/// Rows laid side by side: element `(i, k)` of a panel of `height` rows is at `k * height + i`. Rows that fill up the last panel
+/// are zero.
+struct Panels {
+    data: Vec<f32>,
+    rows: usize,
+    inner: usize,
+    height: usize,
+}
+
+impl Panels {
+    /// Elements of the inner size of one task.
+    const TASK: usize = 64;
+
+    fn of<X: Float>(x: Matrix<X>) -> Self {
+        let (rows, inner) = (x.rows, x.columns);
+        let panels = rows.div_ceil(PANEL);
+        let height = rows.div_ceil(panels).next_multiple_of(LANES);
+        let mut data = vec![0f32; panels * height * inner];
+        let tasks: Vec<_> = data
+            .chunks_exact_mut((height * inner).max(1))
+            .enumerate()
+            .flat_map(|(panel, data)| {
+                let of_task = move |(task, data)| (panel, task * Self::TASK, data);
+                data.chunks_mut(height * Self::TASK).enumerate().map(of_task)
+            })
+            .map(|task| Mutex::new(Some(task)))
+            .collect();
+        share(tasks.len(), |task| {
+            let task = tasks[task].lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((panel, start, data)) = task {
+                let x = x.part(panel * height..rows.min((panel + 1) * height), start..start + data.len() / height);
+                lay(x, height, data);
+            }
+        });
+        drop(tasks);
+        Self { data, rows, inner, height }
+    }
+}
+
+/// The columns of `x` one after the other, `height` apart.
+fn lay<X: Float>(x: Matrix<X>, height: usize, data: &mut [f32]) {
+    if x.down == 1 {
+        let column =
+            |(k, data): (usize, &mut [f32])| X::widen_slice(&x.data[k * x.across..][..x.rows], &mut data[..x.rows]);
+        return data.chunks_exact_mut(height).enumerate().for_each(column);
+    }
+    let mut wide = vec![0f32; x.columns];
+    for row in 0..x.rows {
+        widen_rows(x.narrow(row, 1), &mut wide);
+        wide.iter().enumerate().for_each(|(k, value)| data[k * height + row] = *value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    /// Small whole numbers, whose sums of products are exact in any order.
+    fn values<T: Float>(count: usize, salt: usize) -> Vec<T> {
+        (0..count).map(|i| T::round(((i * 31 + salt * 7) % 11) as f32 - 5.0)).collect()
+    }
+
+    fn check<X: Float, W: Float, Y: Float>((rows, inner, columns): (usize, usize, usize), turned: (bool, bool)) {
+        let (x, w) = (values::<X>(rows * inner, 1), values::<W>(inner * columns, 2));
+        let left = if turned.0 { Matrix::rows(&x, inner, rows).t() } else { Matrix::rows(&x, rows, inner) };
+        let right = if turned.1 { Matrix::rows(&w, columns, inner).t() } else { Matrix::rows(&w, inner, columns) };
+        let mut y = vec![Y::round(f32::NAN); rows * columns];
+        multiply_wide(left, right, &mut y);
+        for (at, got) in y.iter().enumerate() {
+            let (row, column) = (at / columns, at % columns);
+            let of_x = |k: usize| x[if turned.0 { k * rows + row } else { row * inner + k }].widen();
+            let of_w = |k: usize| w[if turned.1 { column * inner + k } else { k * columns + column }].widen();
+            let wanted: f32 = (0..inner).map(|k| of_x(k) * of_w(k)).sum();
+            assert_eq!(got.widen(), Y::round(wanted).widen(), "{rows}x{inner}x{columns}, turned {turned:?}, at {at}");
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_plain_loops() {
+        for size in [(1, 1, 1), (70, 33, 130), (130, 700, 50), (16, 65, 48), (33, 0, 3), (1030, 20, 5), (3, 8200, 7)] {
+            for turned in [(false, false), (false, true), (true, false), (true, true)] {
+                check::<bf16, bf16, bf16>(size, turned);
+                check::<f32, f16, f32>(size, turned);
+            }
+        }
+    }
+
+    #[test]
+    fn groups_have_their_own_weights_and_rows() {
+        let (sizes, inner, width) = ([3usize, 0, 1100, 17], 40, 100);
+        let total: usize = sizes.iter().sum();
+        let (x, w) = (values::<bf16>(total * inner, 3), values::<bf16>(sizes.len() * inner * width, 4));
+        let bias: Vec<bf16> = values(width, 5);
+        let mut row = 0;
+        let groups: Vec<_> = sizes
+            .iter()
+            .enumerate()
+            .map(|(index, &size)| {
+                let group = Group {
+                    x: Matrix::rows(&x[row * inner..], size, inner),
+                    w: Matrix::rows(&w[index * inner * width..], width, inner).t(),
+                    row,
+                };
+                row += size;
+                group
+            })
+            .collect();
+        let mut y = vec![bf16::NAN; total * width];
+        multiply_groups(&groups, Some(&bias), &mut y);
+        for (row, y) in y.chunks(width).enumerate() {
+            let index = (0..sizes.len()).find(|&index| row < sizes[..=index].iter().sum()).expect("a group");
+            for (column, got) in y.iter().enumerate() {
+                let w = &w[(index * width + column) * inner..][..inner];
+                let sum: f32 = x[row * inner..][..inner].iter().zip(w).map(|(x, w)| x.widen() * w.widen()).sum();
+                assert_eq!(*got, bf16::round(sum + bias[column].widen()), "row {row}, column {column}");
+            }
+        }
+    }
+}

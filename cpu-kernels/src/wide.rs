@@ -16,8 +16,10 @@ const PANEL: usize = 64;
 const LANES: usize = 16;
 /// Columns of the right operand that are widened at a time; the library packs its left operand for more.
 const COLUMNS: usize = 48;
-/// Elements of the inner size that are widened at a time: with the columns, a part of the second-level cache.
+/// Elements of the inner size that are widened at a time: with the columns, a part of the second-level cache. A lone panel
+/// leaves room for more, and where that is whole rows memory is read in one run.
 const DEPTH: usize = 512;
+const DEPTH_ALONE: usize = 2048;
 /// Rows and inner size that are laid in panels at a time, which bounds the memory that they take.
 const ROWS: usize = 1024;
 const INNER: usize = 8192;
@@ -103,9 +105,10 @@ fn one_pass<X: Float, W: Float, Y: Float>(
         };
         share(parts.len() * columns.len(), |task| {
             let (part, range) = (&parts[task / columns.len()], &columns[task % columns.len()]);
+            let mut scratch = Scratch::default();
             for start in range.clone().step_by(COLUMNS) {
                 let range = start..(start + COLUMNS).min(range.end);
-                part.columns(range.clone(), |row, sums| {
+                part.columns(range.clone(), &mut scratch, |row, sums| {
                     // SAFETY: the result is borrowed for this call, and tasks differ in their rows or their columns.
                     let y = unsafe { to.part(part.row + row, range.start, range.len()) };
                     finish(sums, bias.map(|bias| &bias[range.clone()]), into, y);
@@ -126,17 +129,28 @@ fn finish<Y: Float>(sums: &mut [f32], bias: Option<&[Y]>, into: Into, y: &mut [Y
     Y::round_slice(sums, y);
 }
 
+/// What a task writes anew for each of its columns.
+#[derive(Default)]
+struct Scratch {
+    wide: Vec<f32>,
+    /// Of each panel a column after the other.
+    sums: Vec<f32>,
+}
+
 impl<W: Float> Part<'_, W> {
     /// The sums of at most [`COLUMNS`] columns, row by row.
-    fn columns(&self, columns: Range<usize>, mut row: impl FnMut(usize, &mut [f32])) {
+    fn columns(&self, columns: Range<usize>, scratch: &mut Scratch, mut row: impl FnMut(usize, &mut [f32])) {
         let (Panels { data, rows, inner, height }, count) = (&self.panels, columns.len());
         let panels = rows.div_ceil(*height);
-        // Of each panel a column after the other.
-        let mut sums = vec![0f32; panels * height * count];
-        let mut wide = Vec::new();
-        for start in (0..*inner).step_by(DEPTH) {
-            let depth = DEPTH.min(inner - start);
-            let w = widened(self.w.part(start..start + depth, columns.clone()), &mut wide);
+        let Scratch { wide, sums } = scratch;
+        sums.resize(panels * height * count, 0.0);
+        if *inner == 0 {
+            sums.fill(0.0);
+        }
+        let most = if panels == 1 { DEPTH_ALONE } else { DEPTH };
+        for start in (0..*inner).step_by(most) {
+            let depth = most.min(inner - start);
+            let w = widened(self.w.part(start..start + depth, columns.clone()), wide);
             for (panel, sums) in sums.chunks_exact_mut(height * count).enumerate() {
                 let x = Matrix::rows(&data[panel * height * inner + start * height..], depth, *height).t();
                 let to = Target { pointer: sums.as_mut_ptr(), down: 1, across: *height };
@@ -144,11 +158,12 @@ impl<W: Float> Part<'_, W> {
                 unsafe { to.multiply(x, w, if start == 0 { Into::Overwrite } else { Into::Add }) }
             }
         }
-        let mut line = vec![0f32; count];
+        let mut line = [0f32; COLUMNS];
+        let line = &mut line[..count];
         for index in 0..*rows {
             let sums = &sums[index / height * height * count + index % height..];
             line.iter_mut().enumerate().for_each(|(column, sum)| *sum = sums[column * height]);
-            row(index, &mut line);
+            row(index, line);
         }
     }
 }

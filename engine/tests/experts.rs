@@ -2,7 +2,8 @@
 
 mod common;
 
-use candle_ascend::acl::Counters;
+use candle_ascend::acl::{Counters, launched};
+use candle_ascend::ops::{Kernels, with_kernels};
 use candle_ascend::{DType, Device};
 use common::{GREEDY, answer, checkpoint, counted, golden, load, npu};
 use npu_engine::GenerateOptions;
@@ -72,6 +73,23 @@ fn a_layer_with_experts_is_few_launches() {
             assert!((10..=most).contains(&launches), "{name} {}: {launches} launches", dtype.as_str());
         }
     }
+}
+
+/// Gate, up and SwiGLU of all experts are one launch of ours, where aclnn's are two.
+#[test]
+fn our_kernels_take_an_experts_gate_and_up_in_one_launch() {
+    let npu = npu(4);
+    let device = Device::Npu(npu.clone());
+    let (prompt, dir) = (golden("qwen3-moe-tiny", "input_ids"), checkpoint("qwen3-moe-tiny", 1));
+    let generator = load(&dir, DType::BF16, &device);
+    let of_experts = |kernels: Kernels| {
+        let (_, launched) = launched(|| with_kernels(kernels, || answer(&generator, &prompt, 2, &GREEDY)));
+        let count = |begin: &str| launched.iter().filter(|name| name.starts_with(begin)).count();
+        ["GroupedMatmul", "SwiGlu", "grouped_matmul_bf16", "grouped_matmul_swiglu_bf16"].map(count)
+    };
+    // The prompt's pass, and a step, once for the capture and not counted again.
+    assert_eq!(of_experts(Kernels::Aclnn), [4, 2, 0, 0]);
+    assert_eq!(of_experts(Kernels::Ours), [0, 0, 2, 2]);
 }
 
 #[test]

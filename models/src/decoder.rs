@@ -351,7 +351,7 @@ impl Decoder {
     fn pass_at(&self, positions: &Tensor, capacity: usize) -> Result<Pass> {
         let (cos, sin) = self.rotary.rows_at(&positions.narrow(0, 0, 1)?, capacity)?;
         let places = self.places.up_to(capacity)?;
-        let beyond = HiddenKeys::new(places.broadcast_gt(&positions.unsqueeze(1)?)?)?;
+        let beyond = HiddenKeys::behind(positions, &places)?;
         Ok(Pass { cos, sin, place: Place::At { positions: positions.clone(), beyond } })
     }
 

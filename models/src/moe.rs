@@ -129,7 +129,7 @@ impl Moe {
         if let Some(counted) = &*self.counted() {
             counted.slice_set(&(counted + &ends)?, 0, 0)?;
         }
-        let inner = ops::swiglu(&moe::grouped_linear(&rows, &self.gate_up, &ends)?)?;
+        let inner = moe::grouped_swiglu(&rows, &self.gate_up, &ends)?;
         let outputs = moe::grouped_linear(&inner, &self.down, &ends)?;
         Ok(match shared {
             Some(shared) => moe::unpermute_onto(shared, &outputs, &places, &weights)?,

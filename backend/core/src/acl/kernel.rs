@@ -5,7 +5,7 @@
 //! were compiled for the host are offered, which a simulated device takes and a card refuses.
 
 use super::context::{Context, Handle, Inner, lock};
-use super::{Buffer, Error};
+use super::{Buffer, Error, watch};
 use acl_sys::{aclrtArgsHandle, aclrtBinHandle, aclrtFuncHandle};
 use ascend_kernels::Launch;
 use std::collections::HashMap;
@@ -62,6 +62,7 @@ pub fn launch_kernel(context: &Context, launch: &Launch, tensors: &[(&Buffer, us
     let counting = &inner.counting;
     let counter = if inner.captured_here() { &counting.captured_launches } else { &counting.launches };
     counter.fetch_add(1, Ordering::Relaxed);
+    watch::note(launch.kernel);
     launched
 }
 

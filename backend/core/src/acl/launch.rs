@@ -3,6 +3,7 @@
 use super::Error;
 use super::context::Context;
 use super::tensor::{IntArray, Scalar, TensorDesc, TensorList};
+use super::watch;
 use acl_sys::loader::{OperatorDecl, Phase2};
 use acl_sys::{Operator, aclIntArray, aclOpExecutor, aclScalar, aclTensor, aclTensorList, aclnnStatus, timing};
 use std::ffi::{CStr, c_char};
@@ -158,5 +159,6 @@ pub(super) fn phases(
     let counting = &inner.counting;
     let counter = if inner.captured_here() { &counting.captured_launches } else { &counting.launches };
     counter.fetch_add(1, Ordering::Relaxed);
+    watch::note(decl.name);
     launched
 }

@@ -22,6 +22,7 @@ mod pool;
 mod source;
 mod staging;
 mod tensor;
+mod watch;
 
 pub use comm::RootInfo;
 pub(crate) use comm::{Group, Marks, Span};
@@ -40,3 +41,4 @@ pub(crate) use memory::{bytes_of, candle_alloc_uninit, read_elements};
 pub use source::register_simulator;
 pub(crate) use source::{installed, simulated};
 pub use tensor::{IntArray, MAX_RANK, Scalar, TensorDesc, TensorList, View};
+pub use watch::launched;

@@ -25,15 +25,21 @@ fn rows_fit(layout: &Layout) -> bool {
 
 impl NpuStorage {
     /// Groups of rows of `self` `[R, I]`, each times its matrix of `weights` `[E, O, I]`; `ends` `[E]` in I64 says where the
-    /// groups end.
-    pub fn grouped_matmul_ours(&self, layout: &Layout, weights: Selected, ends: Selected) -> Result<Self> {
+    /// groups end. With `swiglu` a matrix is `O / 2` rows of gate above as many of up, and the result is as narrow.
+    pub fn grouped_matmul_ours(
+        &self,
+        layout: &Layout,
+        weights: Selected,
+        ends: Selected,
+        swiglu: bool,
+    ) -> Result<Self> {
         const OP: &str = "grouped_matmul";
-        let (&[rows, inner], &[experts, columns, _]) = (layout.dims(), weights.1.dims()) else {
+        let (&[rows, inner], &[experts, outputs, _]) = (layout.dims(), weights.1.dims()) else {
             let why = format!("{:?} and {:?}, wanted [R, I] and [E, O, I]", layout.dims(), weights.1.dims());
             return Err(Error::Arguments { op: OP, why }.into());
         };
-        let shape =
-            GroupedMatmulShape { rows, inner, columns, experts, float: float(OP, self.element())?, swiglu: false };
+        let columns = if swiglu { outputs / 2 } else { outputs };
+        let shape = GroupedMatmulShape { rows, inner, columns, experts, float: float(OP, self.element())?, swiglu };
         let [x, weight, ends] =
             [Operand::gapless((self, layout))?, Operand::gapless(weights)?, Operand::gapless(ends)?];
         let out = self.npu().uninit(self.element(), rows * columns)?;
@@ -98,6 +104,55 @@ impl NpuStorage {
         }
         // The lengths of ragged sequences are not read here; the place of the queries stands for them.
         let tensors = [q.place(), k.place(), v.place(), q.place(), out.start()];
+        self.launch_ours(OP, flash_attention::launch(&shape, self.context().cube_cores()), &tensors)?;
+        Ok(Some(out))
+    }
+
+    /// Causal attention of several sequences that lie one after the other: queries `[1, H, N, D]`, keys `[1, G, N, D]` and values
+    /// `[1, G, N, E]`: `[N, H, E]`. `starts` `[2 (B + 1)]` (I64) says where each sequence's queries begin and where the last end,
+    /// then the same of its keys; none is longer than `longest`. `None` where the kernel has not this type or these widths.
+    pub fn attention_packed_ours(
+        &self,
+        layout: &Layout,
+        keys: Selected,
+        values: Selected,
+        (starts, longest): (Selected, usize),
+        scale: f64,
+    ) -> Result<Option<Self>> {
+        const OP: &str = "attention_packed";
+        let (&[_, heads, rows, width], &[_, groups, ..]) = (layout.dims(), keys.1.dims()) else {
+            let why = format!("queries {:?} and keys {:?}, wanted rank 4", layout.dims(), keys.1.dims());
+            return Err(Error::Arguments { op: OP, why }.into());
+        };
+        let value_width = values.1.dims()[3];
+        let typed = matches!(self.element(), DType::F16 | DType::BF16);
+        if !typed || flash::check(OP, (heads, groups), (width, value_width), scale as f32).is_err() {
+            return Ok(None);
+        }
+        let [q, k, v] = [(self, layout), keys, values].map(|operand| Operand::new(operand, rows_fit));
+        let (q, k, v, starts) = (q?, k?, v?, Operand::gapless(starts)?);
+        let one_row = |s: Strides| Strides { batch: 0, ..s };
+        let shape = FlashAttentionShape {
+            batch: starts.layout().shape().elem_count() / 2 - 1,
+            heads,
+            key_heads: groups,
+            queries: longest,
+            keys: longest,
+            width,
+            value_width,
+            strides: [
+                one_row(strides(&q)),
+                one_row(strides(&k)),
+                one_row(strides(&v)),
+                Strides { batch: 0, head: value_width, row: heads * value_width },
+            ],
+            ragged: true,
+            causal: Some(0),
+            scale: scale as f32,
+            float: float(OP, self.element())?,
+        };
+        let out = self.npu().uninit(self.element(), rows * heads * value_width)?;
+        let tensors = [q.place(), k.place(), v.place(), starts.place(), out.start()];
         self.launch_ours(OP, flash_attention::launch(&shape, self.context().cube_cores()), &tensors)?;
         Ok(Some(out))
     }

@@ -29,6 +29,10 @@ pub struct HiddenKeys {
     mask: Tensor,
     /// The same as a term of scores `[B, 1, 1, T]` in F32, made when it is first wanted.
     term: OnceLock<Tensor>,
+    /// Positions `[B]` that they lie behind, where they do, and 0, 1, … `[1, T]`, both in I64.
+    behind: Option<(Tensor, Tensor)>,
+    /// What [`HiddenKeys::blocks`] made first, and of what; all layers of a step ask for the same.
+    blocks: OnceLock<([usize; 2], [Tensor; 2])>,
 }
 
 impl HiddenKeys {
@@ -37,7 +41,34 @@ impl HiddenKeys {
         if mask.dtype() != DType::U8 || mask.rank() != 2 {
             bail!("hidden keys: {:?} of {:?}, wanted U8 [B, T]", mask.dtype(), mask.shape())
         }
-        Ok(Self { mask, term: OnceLock::new() })
+        Ok(Self { mask, term: OnceLock::new(), behind: None, blocks: OnceLock::new() })
+    }
+
+    /// Those behind `positions` `[B]` (I64), of the keys at `places` `[1, T]` (I64): 0, 1, … on the same device. A kernel that reads
+    /// only the keys in use learns from it how many these are.
+    pub fn behind(positions: &Tensor, places: &Tensor) -> Result<Self> {
+        let hidden = Self::new(places.broadcast_gt(&positions.unsqueeze(1)?)?)?;
+        Ok(Self { behind: Some((positions.clone(), places.clone())), ..hidden })
+    }
+
+    /// The keys as `entries` blocks of each sequence, the first of which lie `apart` blocks from each other: the table of blocks
+    /// `[B, entries]` and how many keys each sequence sees `[B]`, both in U32. None where that is not known.
+    pub(super) fn blocks(&self, entries: usize, apart: usize) -> Result<Option<[Tensor; 2]>> {
+        let Some((positions, places)) = &self.behind else { return Ok(None) };
+        if let Some((_, blocks)) = self.blocks.get().filter(|(of, _)| *of == [entries, apart]) {
+            return Ok(Some(blocks.clone()));
+        }
+        let (batch, row) = (positions.dim(0)?, places.narrow(1, 0, entries)?);
+        // From what the device holds: a captured step uploads nothing.
+        let table = match batch {
+            1 => row,
+            _ if batch > places.dim(1)? => return Ok(None),
+            _ => (places.narrow(1, 0, batch)?.t()? * apart as f64)?.broadcast_add(&row)?,
+        };
+        let blocks = [table.to_dtype(DType::U32)?, (positions + 1.0)?.to_dtype(DType::U32)?];
+        // Where others were made first, these serve this call alone.
+        let _ = self.blocks.set(([entries, apart], blocks.clone()));
+        Ok(Some(blocks))
     }
 
     pub(super) fn mask(&self) -> &Tensor {

@@ -13,8 +13,8 @@ pub enum Kernels {
     #[default]
     Aclnn,
     /// Our Ascend C kernels, on an NPU, where there is one; other operators are those of [`Kernels::Aclnn`]. Attention that the
-    /// kernels do not take (F32, for the cube transposes 16 bits at a time; a mask that is not causal) is computed as its
-    /// definition.
+    /// kernels do not take (F32, for the cube transposes 16 bits at a time; a mask that hides other keys than the last) is computed
+    /// as its definition.
     Ours,
     /// The decomposition into primitives, which is the definition.
     Plain,

@@ -168,18 +168,8 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
 /// Each group of rows of `x` `[R, I]` times its expert's matrix of `weight` `[E, O, I]`: `[R, O]`. `ends` `[E]` (I64) says
 /// where each group ends.
 pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
-    expect_float(x, "grouped-linear")?;
-    x.same_dtype(weight, "grouped-linear")?;
-    let ((rows, inner), (experts, outputs, width)) = (x.dims2()?, weight.dims3()?);
-    if inner != width || ends.dims() != [experts] || ends.dtype() != DType::I64 {
-        bail!(
-            "grouped-linear: {:?}, weight {:?} and ends {:?} {:?} do not fit: wanted [R, I], [E, O, I] and [E] in I64",
-            x.shape(),
-            weight.shape(),
-            ends.dtype(),
-            ends.shape()
-        )
-    }
+    check_grouped(x, weight, ends)?;
+    let (rows, outputs) = (x.dim(0)?, weight.dim(1)?);
     if overrides() && !tracked(&[x, weight]) {
         if let Some(y) = super::npu::grouped_linear(x, weight, ends)? {
             return Ok(y);
@@ -193,6 +183,38 @@ pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tens
         parts.push(linear(&x.narrow(0, group.start, group.len())?, &weight.get(expert)?, None)?);
     }
     if parts.is_empty() { Tensor::zeros((0, outputs), x.dtype(), x.device()) } else { Tensor::cat(&parts, 0) }
+}
+
+/// [`super::swiglu`] of [`grouped_linear`], of experts whose matrices `[E, 2 O, I]` are their gate above their up: `[R, O]`.
+///
+/// One launch with our kernels, if O is a multiple of 16; else, and with gradients recorded, a product and what follows it.
+pub fn grouped_swiglu(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
+    check_grouped(x, weight, ends)?;
+    if !weight.dim(1)?.is_multiple_of(2) {
+        bail!("grouped-swiglu: weight {:?} holds gate above up, wanted [E, 2 O, I]", weight.shape())
+    }
+    if !tracked(&[x, weight])
+        && let Some(y) = super::npu::grouped_swiglu(x, weight, ends)?
+    {
+        return Ok(y);
+    }
+    super::swiglu(&grouped_linear(x, weight, ends)?)
+}
+
+fn check_grouped(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<()> {
+    expect_float(x, "grouped-linear")?;
+    x.same_dtype(weight, "grouped-linear")?;
+    let (inner, (experts, _, width)) = (x.dims2()?.1, weight.dims3()?);
+    if inner != width || ends.dims() != [experts] || ends.dtype() != DType::I64 {
+        bail!(
+            "grouped-linear: {:?}, weight {:?} and ends {:?} {:?} do not fit: wanted [R, I], [E, O, I] and [E] in I64",
+            x.shape(),
+            weight.shape(),
+            ends.dtype(),
+            ends.shape()
+        )
+    }
+    Ok(())
 }
 
 /// The rows of each expert on the host, of `rows` that they must cover.

@@ -1,11 +1,13 @@
 //! Overrides of the fused operators on NPUs. Each answers none when the operands are elsewhere, or when the device has
 //! no operator for them; the decomposition then runs on the device that they are on.
 
-use super::AttentionMask;
 use super::kernels::ours;
 use super::moe::Gating;
+use super::{AttentionMask, HiddenKeys};
 use crate::npu::{self, AttentionLayout, NpuStorage, SigmoidGate};
 use crate::{D, DType, Layout, Result, Storage, Tensor};
+use ascend_kernels::cube::SIDE;
+use ascend_kernels::flash;
 
 /// The types of aclnn's fused operators.
 fn has_fused(dtype: DType) -> bool {
@@ -33,6 +35,14 @@ pub(super) fn on_npu<const N: usize, R>(
         Ok(storages) => fused(storages).map(Some),
         Err(_) => Ok(None),
     }
+}
+
+/// The NPU's storage of a tensor of any type.
+macro_rules! npu_storage {
+    ($guard:ident, $tensor:expr) => {
+        let $guard = $tensor.storage();
+        let Storage::Npu($guard) = &*$guard else { return Ok(None) };
+    };
 }
 
 pub(super) fn tensor(storage: NpuStorage, dims: &[usize]) -> Tensor {
@@ -129,14 +139,13 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Optio
 /// Groups of rows times their experts' matrices `[E, O, I]`.
 pub(super) fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Option<Tensor>> {
     let (rows, outputs) = (x.dim(0)?, weight.dim(1)?);
-    if rows == 0 || weight.elem_count() == 0 || !ends.device().is_npu() {
+    if rows == 0 || weight.elem_count() == 0 {
         return Ok(None);
     }
-    let ends_guard = ends.storage();
-    let Storage::Npu(ends_storage) = &*ends_guard else { return Ok(None) };
+    npu_storage!(ends_storage, ends);
     if ours(x) {
         let out = on_npu([x, weight], |[(storage, layout), weight]| {
-            storage.grouped_matmul_ours(layout, weight, (ends_storage, ends.layout()))
+            storage.grouped_matmul_ours(layout, weight, (ends_storage, ends.layout()), false)
         })?;
         return Ok(out.map(|out| tensor(out, &[rows, outputs])));
     }
@@ -147,12 +156,44 @@ pub(super) fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Resu
     Ok(out.flatten().map(|out| tensor(out, &[rows, outputs])))
 }
 
-/// The NPU's storage of a tensor of any type.
-macro_rules! npu_storage {
-    ($guard:ident, $tensor:expr) => {
-        let $guard = $tensor.storage();
-        let Storage::Npu($guard) = &*$guard else { return Ok(None) };
-    };
+/// SwiGLU of groups of rows times their experts' matrices `[E, 2 O, I]`, by our kernel where it takes their width.
+pub(super) fn grouped_swiglu(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Option<Tensor>> {
+    let (rows, columns) = (x.dim(0)?, weight.dim(1)? / 2);
+    if !ours(x) || rows == 0 || weight.elem_count() == 0 || !columns.is_multiple_of(SIDE) {
+        return Ok(None);
+    }
+    npu_storage!(at, ends);
+    let out = on_npu([x, weight], |[(storage, layout), weight]| {
+        storage.grouped_matmul_ours(layout, weight, (at, ends.layout()), true)
+    })?;
+    Ok(out.map(|out| tensor(out, &[rows, columns])))
+}
+
+/// Causal attention of sequences that lie one after the other, by our kernel: `[1, H, N, E]`.
+pub(super) fn attention_packed(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    lengths: &[usize],
+) -> Result<Option<Tensor>> {
+    if !ours(q) {
+        return Ok(None);
+    }
+    let ends = lengths.iter().scan(0, |end, &length| {
+        *end += length as i64;
+        Some(*end)
+    });
+    let starts: Vec<i64> = std::iter::once(0).chain(ends).collect();
+    // Queries and keys begin at the same places.
+    let starts = Tensor::from_vec([&starts[..], &starts[..]].concat(), 2 * (lengths.len() + 1), q.device())?;
+    let longest = lengths.iter().copied().max().unwrap_or_default();
+    npu_storage!(at, starts);
+    let out = on_npu([q, k, v], |[(storage, layout), keys, values]| {
+        storage.attention_packed_ours(layout, keys, values, ((at, starts.layout()), longest), scale)
+    })?;
+    let dims = [1, q.dim(2)?, q.dim(1)?, v.dim(3)?];
+    out.flatten().map(|out| tensor(out, &dims).transpose(1, 2)).transpose()
 }
 
 /// Weights, in the type of the logits, and experts.
@@ -351,18 +392,53 @@ pub(super) fn attention(
     Ok(out.flatten().map(|out| tensor(out, q.dims())))
 }
 
-/// Our kernel where it has the type, the widths and the mask: F16 and BF16, multiples of 16 columns, causal or none.
+/// Our kernel where it has the type, the widths and the mask: F16 and BF16, multiples of 16 columns, causal, none, or one query
+/// that does not see what lies behind a position.
 fn attention_ours(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: AttentionMask<'_>) -> Result<Option<Tensor>> {
     let causal = match mask {
         AttentionMask::None => None,
         AttentionMask::Causal { offset } => Some(offset),
-        AttentionMask::Additive(_) | AttentionMask::Hidden(_) => return Ok(None),
+        AttentionMask::Hidden(hidden) => return attention_in_blocks(q, k, v, scale, hidden),
+        AttentionMask::Additive(_) => return Ok(None),
     };
     let (batch, heads, queries, _) = q.dims4()?;
     let out = on_npu([q, k, v], |[(storage, layout), keys, values]| {
         storage.attention_ours(layout, keys, values, causal, scale)
     })?;
     out.flatten().map(|out| tensor(out, &[batch, queries, heads, v.dim(3)?]).transpose(1, 2)).transpose()
+}
+
+/// Attention of one query a sequence to its first keys, by our kernel for keys in blocks: a cache is a pool whose blocks follow
+/// each other.
+fn attention_in_blocks(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, hidden: &HiddenKeys) -> Result<Option<Tensor>> {
+    let ((batch, heads, queries, width), (_, groups, keys, _)) = (q.dims4()?, k.dims4()?);
+    let widths = (width, v.dim(3)?);
+    let typed = matches!(q.dtype(), DType::F16 | DType::BF16) && queries == 1 && heads / groups <= flash::TASK_ROWS;
+    if !typed || flash::check("attention", (heads, groups), widths, scale as f32).is_err() {
+        return Ok(None);
+    }
+    let Some(size) = [128, 64, 32, 16].into_iter().find(|size| keys.is_multiple_of(*size)) else { return Ok(None) };
+    // The pool, and how many blocks lie between the first ones of two sequences.
+    let pool = |x: &Tensor| {
+        let &[of_sequence, of_head, row, 1] = x.stride() else { return None };
+        let block = size * row;
+        let apart = if batch == 1 { keys / size } else { of_sequence / block };
+        let dims = (batch * apart, groups, size, x.dims()[3]);
+        let layout = Layout::new(dims.into(), vec![block, of_head, row, 1], x.layout().start_offset());
+        (batch == 1 || of_sequence.is_multiple_of(block)).then_some((layout, apart))
+    };
+    let Some(((key_pool, apart), (value_pool, same))) = pool(k).zip(pool(v)) else { return Ok(None) };
+    if apart != same {
+        return Ok(None);
+    }
+    let Some([table, seen]) = hidden.blocks(keys / size, apart)? else { return Ok(None) };
+    npu_storage!(at, table);
+    npu_storage!(count, seen);
+    let out = on_npu([&q.squeeze(2)?, k, v], |[(storage, layout), keys, values]| {
+        let pools = [(keys.0, &key_pool), (values.0, &value_pool)];
+        storage.paged_attention_ours(layout, pools, [(at, table.layout()), (count, seen.layout())], scale)
+    })?;
+    out.map(|out| tensor(out, &[batch, heads, widths.1]).unsqueeze(2)).transpose()
 }
 
 /// Attention of one query a sequence to the keys that `mask` `[B, T]` does not hide.

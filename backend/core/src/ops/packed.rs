@@ -29,6 +29,11 @@ pub fn attention_packed(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, lengths:
     if lengths.len() == 1 {
         return attention(q, k, v, scale, CAUSAL);
     }
+    if !tracked(&[q, k, v])
+        && let Some(out) = super::npu::attention_packed(q, k, v, scale, lengths)?
+    {
+        return Ok(out);
+    }
     if overrides()
         && let Some((out, kept)) = no_grad(|| at_once(q, k, v, scale, lengths))?
     {

@@ -9,9 +9,8 @@ use crate::{DType, Result, Storage, Tensor, bail};
 /// `[B, H, E]`. Row b of `table` `[B, W]` (U32) names the blocks of sequence b in their order, and `lengths` `[B]` (U32) its tokens;
 /// entries behind them are not used. A sequence without tokens gives zeros.
 ///
-/// One launch where our kernels run (`--kernels ours`); elsewhere the blocks are put together first. A block outside of the
-/// pool is an error where a host reads the table; our kernel, which alone does not, gives that sequence NaN and reads nothing
-/// outside.
+/// One launch where our kernels run (`--kernels ours`, F16 and BF16); elsewhere the blocks are put together first. A block
+/// outside of the pool is an error where the blocks are gathered; our kernel gives that sequence NaN and reads nothing outside.
 pub fn paged_attention(
     q: &Tensor,
     keys: &Tensor,
@@ -39,7 +38,7 @@ pub fn paged_attention(
     }
     q.same_dtype(keys, "paged-attention")?;
     q.same_dtype(values, "paged-attention")?;
-    if ours(q) {
+    if ours(q) && matches!(q.dtype(), DType::F16 | DType::BF16) {
         let guards = [q, keys, values, table, lengths].map(Tensor::storage);
         let [Storage::Npu(x), Storage::Npu(k), Storage::Npu(v), Storage::Npu(t), Storage::Npu(l)] =
             guards.each_ref().map(|guard| &**guard)

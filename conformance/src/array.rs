@@ -15,6 +15,7 @@ pub enum DType {
     I32,
     I64,
     U8,
+    U32,
     Bool,
 }
 
@@ -38,6 +39,7 @@ impl DType {
             DType::I32 => ACL_INT32,
             DType::I64 => ACL_INT64,
             DType::U8 => ACL_UINT8,
+            DType::U32 => ACL_UINT32,
             DType::Bool => ACL_BOOL,
         }
     }
@@ -46,7 +48,7 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F64 | DType::I64 => 8,
-            DType::F32 | DType::I32 => 4,
+            DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 | DType::BF16 | DType::I16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
         }
@@ -79,6 +81,7 @@ impl DType {
             DType::I32 => value as i32 as f64,
             DType::I64 => value as i64 as f64,
             DType::U8 => value as u8 as f64,
+            DType::U32 => value as u32 as f64,
             DType::Bool => (value != 0.0) as u8 as f64,
         }
     }
@@ -95,6 +98,7 @@ impl DType {
             DType::I32 => out.extend((value as i32).to_le_bytes()),
             DType::I64 => out.extend((value as i64).to_le_bytes()),
             DType::U8 => out.push(value as u8),
+            DType::U32 => out.extend((value as u32).to_le_bytes()),
             DType::Bool => out.push((value != 0.0) as u8),
         }
     }
@@ -113,6 +117,7 @@ impl DType {
             DType::I16 => i16::from_le_bytes(head(bytes)) as f64,
             DType::I32 => i32::from_le_bytes(head(bytes)) as f64,
             DType::I64 => i64::from_le_bytes(head(bytes)) as f64,
+            DType::U32 => u32::from_le_bytes(head(bytes)) as f64,
             DType::U8 | DType::Bool => bytes[0] as f64,
         }
     }

@@ -215,9 +215,7 @@ impl Case {
 
     /// Seed of this case's data: the same on every machine.
     pub fn seed(&self) -> u64 {
-        // FNV-1a, because the standard hasher may change between releases.
-        let text = format!("{} {}", self.row, self.label);
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3))
+        seed_of(&format!("{} {}", self.row, self.label))
     }
 
     /// The input arrays, in the order of the arguments.
@@ -230,6 +228,11 @@ impl Case {
         });
         specs.enumerate().map(|(i, spec)| spec.make(seed.wrapping_add(i as u64))).collect()
     }
+}
+
+/// FNV-1a, because the standard hasher may change between releases.
+pub(crate) fn seed_of(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 fn describe(arg: &Arg) -> Option<String> {

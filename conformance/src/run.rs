@@ -346,12 +346,13 @@ fn candle_dtype(dtype: DType) -> candle_ascend::Result<candle_ascend::DType> {
         DType::I32 => C::I32,
         DType::I16 => C::I16,
         DType::U8 => C::U8,
+        DType::U32 => C::U32,
         other => candle_ascend::bail!("the tensor interface has no {other}"),
     })
 }
 
 /// The argument as a tensor that lies in memory as its view says.
-fn tensor(device: &Device, spec: &Spec, array: &Array) -> candle_ascend::Result<Tensor> {
+pub(crate) fn tensor(device: &Device, spec: &Spec, array: &Array) -> candle_ascend::Result<Tensor> {
     let dense = |shape: &[usize], data: Vec<f64>| {
         Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(candle_dtype(spec.dtype)?)?.to_device(device)
     };
@@ -371,7 +372,7 @@ fn tensor(device: &Device, spec: &Spec, array: &Array) -> candle_ascend::Result<
     }
 }
 
-fn array(tensor: &Tensor) -> candle_ascend::Result<Array> {
+pub(crate) fn array(tensor: &Tensor) -> candle_ascend::Result<Array> {
     use candle_ascend::DType as C;
     let dtype = match tensor.dtype() {
         C::F32 => DType::F32,
@@ -381,6 +382,7 @@ fn array(tensor: &Tensor) -> candle_ascend::Result<Array> {
         C::I64 => DType::I64,
         C::I32 => DType::I32,
         C::U8 => DType::U8,
+        C::U32 => DType::U32,
         other => candle_ascend::bail!("the suite reads no {other:?}"),
     };
     let data = tensor.to_device(&Device::Cpu)?.to_dtype(C::F64)?.flatten_all()?.to_vec1::<f64>()?;

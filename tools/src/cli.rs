@@ -58,12 +58,12 @@ pub struct DeviceArgs {
     pub device: String,
 
     /// What computes attention, experts and norms: aclnn (the device's own fused operators), ours (this program's Ascend C
-    /// kernels, on an NPU), plain (composed of simple operators)
+    /// kernels, on an NPU), plain (composed of simple operators) [default: aclnn; `smoke` tries each]
     ///
-    /// Of `ours`, attention takes F16 and BF16, causal or unmasked, and heads in multiples of 16; other attention is composed of
-    /// simple operators there, as with `plain`. What the other kernels do not take is an error.
-    #[arg(long, default_value = "aclnn", value_name = "NAME")]
-    pub kernels: Kernels,
+    /// Of `ours`, attention takes F16 and BF16 and heads in multiples of 16; other attention is composed of simple operators
+    /// there, as with `plain`. What the other kernels do not take is an error.
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<Kernels>,
 
     /// Folder of the CANN toolkit, if it is not where ASCEND_HOME_PATH or the loader finds it
     #[arg(long, value_name = "DIR")]

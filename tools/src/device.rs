@@ -72,13 +72,14 @@ fn opened(args: &DeviceArgs, choice: Choice) -> Result<Opened> {
 }
 
 fn with_kernels(args: &DeviceArgs, opened: Opened) -> Result<Opened> {
-    if args.kernels == Kernels::Ours && !opened.device.is_npu() {
+    let kernels = args.kernels.unwrap_or_default();
+    if kernels == Kernels::Ours && !opened.device.is_npu() {
         bail!(
             "--kernels ours: the kernels of this program are Ascend C, and the device is {}; use --device npu or --device sim",
             opened.line
         );
     }
-    ops::set_kernels(args.kernels);
+    ops::set_kernels(kernels);
     Ok(opened)
 }
 

@@ -1,6 +1,7 @@
 //! `npu-run smoke`: what a user with a new machine runs first. Each part says what it found; the exit code is 0 only if
 //! everything passed.
 
+mod fused;
 mod hccl;
 mod machine;
 mod operators;
@@ -40,6 +41,8 @@ struct Report {
     checks: Vec<Check>,
     libraries: Vec<machine::Library>,
     operators: Vec<operators::Line>,
+    /// Fused operators by each way that computes them.
+    fused: Vec<fused::Line>,
     /// Operators of the table that this CANN does not have, and those that the suite has no case for.
     not_run: Vec<operators::NotRun>,
 }
@@ -62,8 +65,11 @@ pub fn run(args: &SmokeArgs) -> Result<ExitCode> {
         report.not_run = not_run;
     }
     report.operators.extend(operators::tensors(&opened.device, filter, args.json));
+    report.fused = fused::lines(&opened.device, args.device.kernels, filter, args.json);
     report.checks.push(machine::matmul_rate(&opened.device));
-    report.passed = report.checks.iter().all(|c| c.passed) && report.operators.iter().all(|o| o.failed == 0);
+    report.passed = report.checks.iter().all(|c| c.passed)
+        && report.operators.iter().all(|o| o.failed == 0)
+        && report.fused.iter().all(|f| f.failed == 0);
     if args.json {
         report::json(&report)?;
     } else {
@@ -99,9 +105,11 @@ fn print(report: &Report) {
         ]);
     }
     println!("{table}");
-    for line in &report.operators {
-        line.failures.iter().for_each(|failure| println!("FAILED {failure}"));
+    if !report.fused.is_empty() {
+        println!("{}", fused::table(&report.fused));
     }
+    let failures = report.operators.iter().map(|o| &o.failures).chain(report.fused.iter().map(|f| &f.failures));
+    failures.flatten().for_each(|failure| println!("FAILED {failure}"));
     if !report.not_run.is_empty() {
         println!("{} operators of the table were not run:", report.not_run.len());
         let mut reasons: Vec<&str> = report.not_run.iter().map(|n| n.reason.as_str()).collect();
@@ -114,12 +122,14 @@ fn print(report: &Report) {
         }
         println!();
     }
-    let failed =
-        report.operators.iter().filter(|o| o.failed > 0).count() + report.checks.iter().filter(|c| !c.passed).count();
-    let cases: usize = report.operators.iter().map(|o| o.cases).sum();
+    let failed = report.operators.iter().filter(|o| o.failed > 0).count()
+        + report.fused.iter().filter(|f| f.failed > 0).count()
+        + report.checks.iter().filter(|c| !c.passed).count();
+    let cases = report.operators.iter().map(|o| o.cases).chain(report.fused.iter().map(|f| f.cases)).sum::<usize>();
+    let (checks, operators) = (report.checks.len(), report.operators.len());
     match failed {
-        0 => println!("passed: {} checks, {} operators, {cases} cases", report.checks.len(), report.operators.len()),
-        n => println!("FAILED: {n} of {} checks and operators", report.checks.len() + report.operators.len()),
+        0 => println!("passed: {checks} checks, {operators} operators, {cases} cases"),
+        n => println!("FAILED: {n} of {} checks and operators", checks + operators + report.fused.len()),
     }
 }
 

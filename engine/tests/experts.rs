@@ -90,6 +90,14 @@ fn our_kernels_take_an_experts_gate_and_up_in_one_launch() {
     // The prompt's pass, and a step, once for the capture and not counted again.
     assert_eq!(of_experts(Kernels::Aclnn), [4, 2, 0, 0]);
     assert_eq!(of_experts(Kernels::Ours), [0, 0, 2, 2]);
+    // Of a layer: two norms, the turn of heads with the cache's write, attention, the choice, both ways of rows and both products
+    // are a kernel of ours each; the projections and the router are aclnn's.
+    let captured = |layers: usize| {
+        let generator = load(&checkpoint("qwen3-moe-tiny", layers), DType::BF16, &device);
+        let answered = || with_kernels(Kernels::Ours, || answer(&generator, &prompt, 4, &GREEDY));
+        counted(&npu, answered).1.captured_launches
+    };
+    assert_eq!(captured(3) - captured(2), 12);
 }
 
 #[test]

@@ -148,6 +148,9 @@ fn smoke_passes_on_the_simulator() {
         "operators: {}",
         report["operators"].as_array().unwrap().len()
     );
+    let fused = report["fused"].as_array().unwrap();
+    let ways = ["aclnn", "ours", "plain"].map(|way| fused.iter().filter(|line| line["way"] == way).count());
+    assert!(ways[0] > 40 && ways == [ways[0]; 3], "lines of fused operators by each way: {ways:?}");
     let checks = report["checks"].as_array().unwrap();
     assert!(checks.iter().any(|check| check["name"] == "HCCL"));
     let sum = checks.iter().find(|check| check["name"] == "all-reduce").expect("an all-reduce over every device");
@@ -164,6 +167,23 @@ fn smoke_fails_when_an_operator_fails() {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("507018"), "{text}");
+}
+
+/// Of an operator by one way, which the others do not hide.
+#[test]
+fn smoke_tries_the_way_that_is_named() {
+    let run = |kernels: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_npu-run"))
+            .args(["smoke", "--device", "sim", "--filter", "swiglu", "--kernels", kernels])
+            .env("CANN_SIM_FAULTS", "op:aclnnSwiGlu=507018")
+            .output()
+            .unwrap()
+    };
+    let (aclnn, plain) = (run("aclnn"), run("plain"));
+    let text = String::from_utf8_lossy(&aclnn.stdout);
+    assert!(!aclnn.status.success() && text.contains("FAILED swiglu bf16") && text.contains("by aclnn"), "{text}");
+    let text = String::from_utf8_lossy(&plain.stdout);
+    assert!(plain.status.success() && text.contains("swiglu          bf16  3, "), "{text}");
 }
 
 #[test]

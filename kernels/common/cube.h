@@ -91,11 +91,12 @@ __aicore__ inline void LoadRight(const LocalTensor<T>& to, const LocalTensor<T>&
     }
 }
 
-// Rows of fractals `first..first + depth` and columns `column..column + width` of a tile in L1, as the right operand of a
-// product with the tile itself. For types of 16 bits: a fractal is transposed on the way.
+// Rows of fractals `first..first + depth` and the first `width` columns of fractals of a tile in L1, as the first of the
+// `across` columns of the right operand of a product with the tile itself. For types of 16 bits: a fractal is transposed
+// on the way.
 template <typename T>
 __aicore__ inline void LoadRightAcross(const LocalTensor<T>& to, const LocalTensor<T>& from, uint32_t tall, uint32_t first,
-                                       uint32_t depth, uint32_t column, uint32_t width)
+                                       uint32_t depth, uint32_t width, uint32_t across)
 {
     LoadData2DParams way;
     way.repeatTimes = static_cast<uint8_t>(width);
@@ -103,8 +104,19 @@ __aicore__ inline void LoadRightAcross(const LocalTensor<T>& to, const LocalTens
     way.dstGap = 0;
     way.ifTranspose = true;
     for (uint32_t k = 0; k < depth; ++k) {
-        LoadData(to[k * width * FRACTAL<T>], from[column * tall * C0<T> + (first + k) * FRACTAL<T>], way);
+        LoadData(to[k * across * FRACTAL<T>], from[(first + k) * FRACTAL<T>], way);
     }
+}
+
+// One fractal of L1 as the last of the `across` columns of a right operand, `depth` fractals deep.
+template <typename T>
+__aicore__ inline void LoadRightAgain(const LocalTensor<T>& to, const LocalTensor<T>& fractal, uint32_t depth, uint32_t across)
+{
+    LoadData2DParams way;
+    way.repeatTimes = static_cast<uint8_t>(depth);
+    way.srcStride = 0;
+    way.dstGap = static_cast<uint16_t>(across - 1);
+    LoadData(to[(across - 1) * FRACTAL<T>], fractal, way);
 }
 
 // sum = left * right, or sum += left * right. Small products that add to one sum must wait for each other: the cube orders

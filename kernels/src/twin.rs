@@ -267,6 +267,13 @@ impl Report {
         (PIPES[self.limit_pipe as usize], self.limit_busy / self.cycles.max(1.0))
     }
 
+    /// How much longer that pipe was busy than the same pipe on average over all cores of its kind: 1 where the cores have
+    /// equal shares. For pipes that one kind of core has.
+    pub fn imbalance(&self) -> f64 {
+        let cores = if self.limit_cube != 0 { self.cube_cores } else { self.vector_cores };
+        self.limit_busy * f64::from(cores) / self.all_busy[self.limit_pipe as usize].max(1.0)
+    }
+
     fn fault(&self) -> String {
         let bytes: Vec<u8> = self.fault.iter().map(|&c| c as u8).take_while(|&b| b != 0).collect();
         String::from_utf8_lossy(&bytes).into_owned()

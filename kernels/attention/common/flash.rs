@@ -26,12 +26,20 @@ pub const TASK_ROWS: usize = 128;
 pub const KEYS: usize = 384;
 pub const WIDEST: usize = 576;
 pub const WIDEST_VALUE: usize = 512;
-/// Keys that are wider than this take one tile of queries in L1, and half as many keys.
+/// Heads that are wider than this take one tile of queries in L1, and half as many keys a step.
 const WIDE: usize = 256;
-/// Keys in L1 at a time; columns of the result and elements of a row in L0.
+/// Keys in L1 at a time, half of them where they are wider than that.
 const KEYS_AT_HAND: usize = 128;
+/// Rows of a sum in L0C, keys of one product, columns of values, and elements of a row of queries and keys in L0.
+const SUM_ROWS: usize = 64;
+const SUM_KEYS: usize = 64;
 const COLUMNS: usize = 128;
 const DEPTH: usize = 128;
+/// Columns of ones behind those of values, and how many of their sums are kept.
+const ONES: usize = SIDE;
+const TOTALS: usize = 8;
+/// Columns of 64 that scores are folded to first.
+const FOLDED: usize = 2;
 /// Bytes of an element: F16 or BF16.
 const ELEMENT: usize = 2;
 
@@ -83,29 +91,34 @@ pub fn check_row(kernel: &str, which: &str, row: usize) -> Result<(), String> {
 /// Steps under way in a block.
 const SLOTS: usize = 3;
 
-/// The bytes of workspace of one block: a slot a step of weights and of mixed values (F32), and one more of scores (F32).
+/// The bytes of workspace of one block: a slot a step of weights and of mixed values (F32) with their totals, one more of
+/// scores (F32), and a fractal of ones.
 pub fn slots(value_width: usize) -> usize {
-    TASK_ROWS * (KEYS * ((SLOTS + 1) * 4 + SLOTS * ELEMENT) + SLOTS * value_width * 4)
+    let row = KEYS * ((SLOTS + 1) * 4 + SLOTS * ELEMENT) + SLOTS * (value_width + TOTALS) * 4;
+    TASK_ROWS * row + SIDE * SIDE * ELEMENT
 }
 
 /// What a kernel takes of each memory.
 pub fn footprint(width: usize, value_width: usize) -> [Footprint; 5] {
     let (rows, columns) = (TASK_ROWS / 2, COLUMNS.min(value_width));
-    // Wide keys: one tile of queries, and half as many keys at hand.
-    let (tiles, at_hand) = if width > WIDE { (1, KEYS_AT_HAND / 2) } else { (2, KEYS_AT_HAND) };
-    let l1 = tiles * TASK_ROWS * width + 2 * (at_hand * width + TASK_ROWS * KEYS_AT_HAND + KEYS_AT_HAND * columns);
+    let (tiles, keys) = if width.max(value_width) > WIDE { (1, KEYS / 2) } else { (2, KEYS) };
+    let at_hand = if width > KEYS_AT_HAND { KEYS_AT_HAND / 2 } else { KEYS_AT_HAND };
+    let queries = tiles * TASK_ROWS * width;
+    let l1 = queries + 2 * (at_hand * width + SUM_ROWS * keys + keys * columns) + SIDE * SIDE;
     let chunk = match value_width {
         ..=128 => 32,
         129..=256 => 16,
         _ => 8,
     };
-    let queues = chunk * (2 * 4 * KEYS.max(value_width) + (KEYS * ELEMENT).max((value_width + 16) * 4));
-    let ub = queues + chunk * KEYS / 2 * 4 + rows * value_width * 4 + (3 * SLOTS + 2) * rows * 4 + chunk * 32 + 256;
+    let mixed = (value_width + TOTALS) * 4;
+    let queues = chunk * (2 * 4 * keys + mixed + (keys * ELEMENT).max((value_width + 16) * 4));
+    let kept = rows * (mixed + (2 * (SLOTS + 1) + 1) * 4);
+    let ub = queues + kept + chunk * (FOLDED * 64 * 4 + 2 * 32) + 256;
     [
         Footprint { memory: "L1", bytes: ELEMENT * l1, of: L1 },
-        Footprint { memory: "L0A", bytes: 2 * TASK_ROWS * DEPTH * ELEMENT, of: L0A },
-        Footprint { memory: "L0B", bytes: 2 * COLUMNS * DEPTH * ELEMENT, of: L0B },
-        Footprint { memory: "L0C", bytes: 2 * TASK_ROWS * COLUMNS * 4, of: L0C },
+        Footprint { memory: "L0A", bytes: 4 * SUM_ROWS * DEPTH * ELEMENT, of: L0A },
+        Footprint { memory: "L0B", bytes: 3 * SUM_KEYS * (COLUMNS + ONES) * ELEMENT, of: L0B },
+        Footprint { memory: "L0C", bytes: SUM_ROWS * (3 * SUM_KEYS + 2 * (COLUMNS + ONES)) * 4, of: L0C },
         Footprint { memory: "UB", bytes: ub, of: UB },
     ]
 }

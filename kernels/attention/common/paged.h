@@ -71,7 +71,7 @@ public:
 
     __aicore__ inline void Finish(ResultQueue& queue, const Task& task, uint32_t row, uint32_t rows,
                                   const LocalTensor<float>& from, const LocalTensor<float>& greatest,
-                                  const LocalTensor<float>& total)
+                                  const LocalTensor<float>& totals)
     {
         if (!Sound(task)) {
             Duplicate(from, FloatOfBits(0x7fc00000u), static_cast<int32_t>(rows * t.value_width));
@@ -92,7 +92,7 @@ public:
         LocalTensor<float> out = queue.AllocTensor<float>();
         Adds(out, from, 0.0f, static_cast<int32_t>(size));
         Brcb(out[size], greatest, static_cast<uint8_t>(CeilDiv(rows, BLOCK_FLOATS)), {1, 8});
-        Brcb(out[size + blocks], total, static_cast<uint8_t>(CeilDiv(rows, BLOCK_FLOATS)), {1, 8});
+        Adds(out[size + blocks], totals, 0.0f, static_cast<int32_t>(rows * TOTALS));
         queue.EnQue(out);
         out = queue.DeQue<float>();
         uint32_t group = t.heads / t.key_heads;

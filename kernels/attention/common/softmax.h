@@ -27,63 +27,69 @@ template <typename T, typename Source>
 class VectorSide {
 public:
     __aicore__ inline VectorSide(TPipe& pipe, Source& from, const FlashShape& flashShape, const Slots<T>& workspace)
-        : source(from), shape(flashShape), slots(workspace), core(static_cast<uint32_t>(GetSubBlockIdx())),
-          chunk(ChunkRows(flashShape.value_width))
+        : source(from), shape(flashShape), slots(workspace), stepKeys(StepKeys(flashShape)),
+          core(static_cast<uint32_t>(GetSubBlockIdx())), chunk(ChunkRows(flashShape.value_width))
     {
-        // Scores or mixed values; weights, or a result with two blocks a row beside it.
-        pipe.InitBuffer(inputs, 2, chunk * Larger(KEYS, shape.value_width) * sizeof(float));
+        pipe.InitBuffer(inputs, 2, chunk * stepKeys * sizeof(float));
+        pipe.InitBuffer(mixes, 1, chunk * (shape.value_width + TOTALS) * sizeof(float));
+        // Weights, or a result with two blocks a row beside it.
         uint32_t whole = (shape.value_width + 2 * BLOCK_FLOATS) * sizeof(float);
-        pipe.InitBuffer(outputs, 1, chunk * Larger(KEYS * sizeof(T), whole));
+        pipe.InitBuffer(outputs, 1, chunk * Larger(stepKeys * sizeof(T), whole));
         pipe.InitBuffer(resultBuffer, CORE_ROWS * shape.value_width * sizeof(float));
-        pipe.InitBuffer(foldBuffer, chunk * KEYS / 2 * sizeof(float));
+        pipe.InitBuffer(totalBuffer, CORE_ROWS * BLOCK_BYTES);
+        pipe.InitBuffer(foldBuffer, chunk * FOLDED * LANES * sizeof(float));
         pipe.InitBuffer(rowBuffer, ROW_VECTORS * CORE_ROWS * sizeof(float));
-        pipe.InitBuffer(spreadBuffer, chunk * BLOCK_BYTES);
+        pipe.InitBuffer(shiftBuffer, chunk * BLOCK_BYTES);
+        pipe.InitBuffer(factorBuffer, chunk * BLOCK_BYTES);
         pipe.InitBuffer(scaleBuffer, LANES * sizeof(float));
         Duplicate(Scale(), shape.scale, static_cast<int32_t>(LANES));
         Duplicate(OfRow(0), 0.0f, static_cast<int32_t>(ROW_VECTORS * CORE_ROWS));
         PipeBarrier<PIPE_V>();
+        if (core == 0) {
+            WriteOnes();
+        }
     }
 
     __aicore__ inline void Process()
     {
         Step step;
-        Step older;
-        Step before;
+        Steps waiting;
         while (source.Next(step.task)) {
             if (step.task.keys == 0) {
-                Settle(older);
-                Settle(before);
+                Drain(waiting);
                 Nothing(step.task);
                 continue;
             }
-            step.order = (step.order + 1) % SLOTS;
-            for (step.first = 0; step.first < step.task.keys; step.first += KEYS) {
-                step.keys = Smaller(KEYS, step.task.keys - step.first);
-                Weights(step);
-                Settle(older);
-                older = before;
-                before = step;
-                before.valid = true;
+            step.order = (step.order + 1) % (SLOTS + 1);
+            for (step.first = 0; step.first < step.task.keys; step.first += stepKeys) {
+                step.keys = Smaller(stepKeys, step.task.keys - step.first);
+                step.valid = true;
+                Turn(step, waiting.at[0]);
+                waiting.Push(step);
                 ++step.index;
             }
         }
-        Settle(older);
-        Settle(before);
+        Drain(waiting);
     }
 
 private:
-    // Vectors of a float a row: of the tasks under way the greatest score and the sum of weights, of the steps under way the
-    // factor that takes older weights to the new maximum, and two for work.
-    static constexpr uint32_t ROW_VECTORS = 3 * SLOTS + 2;
+    // Vectors of a float a row: of the tasks under way the negative of the greatest score, scaled; of the steps under way
+    // the factor that takes older weights to the new maximum; and one for work.
+    static constexpr uint32_t ROW_VECTORS = 2 * (SLOTS + 1) + 1;
+    // Columns of 64 that scores are folded to first.
+    static constexpr uint32_t FOLDED = 2;
 
     __aicore__ inline LocalTensor<float> OfRow(uint32_t which) { return rowBuffer.Get<float>()[which * CORE_ROWS]; }
-    __aicore__ inline LocalTensor<float> Greatest(uint32_t order) { return OfRow(order); }
-    __aicore__ inline LocalTensor<float> Total(uint32_t order) { return OfRow(SLOTS + order); }
-    __aicore__ inline LocalTensor<float> Factor(uint32_t slot) { return OfRow(2 * SLOTS + slot); }
-    __aicore__ inline LocalTensor<float> Fresh() { return OfRow(3 * SLOTS); }
-    __aicore__ inline LocalTensor<float> Work() { return OfRow(3 * SLOTS + 1); }
-    __aicore__ inline LocalTensor<float> Spread() { return spreadBuffer.Get<float>(); }
+    __aicore__ inline LocalTensor<float> Shift(const Step& step) { return OfRow(step.order); }
+    __aicore__ inline LocalTensor<float> Factor(const Step& step) { return OfRow(SLOTS + 1 + step.ScoreSlot()); }
+    __aicore__ inline LocalTensor<float> Work() { return OfRow(2 * (SLOTS + 1)); }
+    // A block a row of a chunk.
+    __aicore__ inline LocalTensor<float> Shifts() { return shiftBuffer.Get<float>(); }
+    __aicore__ inline LocalTensor<float> Factors() { return factorBuffer.Get<float>(); }
     __aicore__ inline LocalTensor<float> Scale() { return scaleBuffer.Get<float>(); }
+    __aicore__ inline LocalTensor<float> Result(uint32_t row) { return resultBuffer.Get<float>()[row * shape.value_width]; }
+    // A block a row.
+    __aicore__ inline LocalTensor<float> Total(uint32_t row) { return totalBuffer.Get<float>()[row * TOTALS]; }
 
     __aicore__ inline uint32_t FirstRow(const Task& task) { return core * CeilDiv(task.rows, 2); }
     __aicore__ inline uint32_t RowCount(const Task& task)
@@ -92,40 +98,107 @@ private:
         return core == 0 ? half : task.rows - half;
     }
 
-    __aicore__ inline void Weights(const Step& step)
+    // The fractal of ones that the cube has beside the values.
+    __aicore__ inline void WriteOnes()
     {
-        if (step.first == 0) {
-            Duplicate(Greatest(step.order), HIDDEN, static_cast<int32_t>(CORE_ROWS));
-            Duplicate(Total(step.order), 0.0f, static_cast<int32_t>(CORE_ROWS));
-            PipeBarrier<PIPE_V>();
-        }
-        CrossCoreWaitFlag(SCORES_THERE);
-        uint32_t count = RowCount(step.task);
-        for (uint32_t row = 0; row < count; row += chunk) {
-            WeightsOf(step, row, Smaller(chunk, count - row));
-        }
-        CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_THERE);
+        LocalTensor<float> ones = foldBuffer.Get<float>();
+        Duplicate(ones, 1.0f, static_cast<int32_t>(FRACTAL<T>));
+        PipeBarrier<PIPE_V>();
+        LocalTensor<T> out = outputs.template AllocTensor<T>();
+        Cast(out, ones, RoundMode::CAST_RINT, FRACTAL<T>);
+        outputs.EnQue(out);
+        out = outputs.template DeQue<T>();
+        DataCopy(slots.ones, out, FRACTAL<T>);
+        outputs.FreeTensor(out);
     }
 
-    // Scores of `rows` rows from `row` of this core's, to weights.
-    __aicore__ inline void WeightsOf(const Step& step, uint32_t row, uint32_t rows)
+    // The weights of one step, and the mixed values of an older one to its result, as far as there are such steps.
+    __aicore__ inline void Turn(const Step& fresh, const Step& old)
+    {
+        uint32_t count = 0;
+        uint32_t mixed = 0;
+        bool last = old.first + old.keys == old.task.keys;
+        if (fresh.valid) {
+            CrossCoreWaitFlag(SCORES_THERE);
+            count = RowCount(fresh.task);
+        }
+        if (old.valid) {
+            CrossCoreWaitFlag(MIXED_THERE);
+            mixed = RowCount(old.task);
+        }
+        for (uint32_t row = 0; row < Larger(count, mixed); row += chunk) {
+            uint32_t rows = row < count ? Smaller(chunk, count - row) : 0;
+            uint32_t mixedRows = row < mixed ? Smaller(chunk, mixed - row) : 0;
+            if (mixedRows != 0) {
+                AddMixed(old, row, mixedRows);
+            }
+            LocalTensor<float> s;
+            if (rows != 0) {
+                s = Rank(fresh, row, rows);
+            }
+            // Here the weights before have left, and these need their place last.
+            if (mixedRows != 0 && last) {
+                Conclude(old, row, mixedRows);
+            }
+            if (rows != 0) {
+                Weigh(fresh, s, row, rows);
+            }
+        }
+        if (fresh.valid) {
+            // The flag also says that mixed values were read, whose slot the cube takes next.
+            Await<HardEvent::MTE2_MTE3>();
+            CrossCoreSetFlag<2, PIPE_MTE3>(WEIGHTS_THERE);
+        }
+    }
+
+    __aicore__ inline void Drain(Steps& waiting)
+    {
+        Step none;
+        for (uint32_t i = 0; i < SLOTS; ++i) {
+            Turn(none, waiting.at[0]);
+            waiting.Push(none);
+        }
+    }
+
+    // Brings the scores of `rows` rows from `row` of this core's, and their greatest: what takes scores below zero goes to
+    // `Shifts`, a block a row, and the factor for what is older to `Factor`.
+    __aicore__ inline LocalTensor<float> Rank(const Step& step, uint32_t row, uint32_t rows)
     {
         uint32_t width = RoundUp(step.keys, LANES);
-        uint32_t at = (FirstRow(step.task) + row) * KEYS;
         LocalTensor<float> s = inputs.template AllocTensor<float>();
         DataCopyParams runs{static_cast<uint16_t>(rows), static_cast<uint16_t>(width / BLOCK_FLOATS),
                             static_cast<uint16_t>((KEYS - width) / BLOCK_FLOATS), 0};
-        DataCopy(s, slots.scores[step.ScoreSlot() * Slots<T>::SCORES + at], runs);
+        DataCopy(s, slots.scores[step.ScoreSlot() * Slots<T>::SCORES + (FirstRow(step.task) + row) * KEYS], runs);
         inputs.EnQue(s);
         s = inputs.template DeQue<float>();
         Hide(step, s, row, rows, width);
+        Fold(Work(), s, rows, width);
 
-        Fold<true>(Work(), s, rows, width);
-        NewGreatest(Greatest(step.order)[row], Factor(step.Slot())[row], rows);
-        // exp(score * scale - greatest), product and sum in one pass.
-        BinaryRepeatParams shift{1, 1, 0, static_cast<uint8_t>(width / BLOCK_FLOATS), 0, 1};
+        LocalTensor<float> shift = Shift(step)[row];
+        LocalTensor<float> factor = Factor(step)[row];
+        int32_t n = static_cast<int32_t>(rows);
+        if (step.first == 0) {
+            Duplicate(shift, -HIDDEN, n);
+        }
+        Muls(Work(), Work(), -shape.scale, n);
+        PipeBarrier<PIPE_V>();
+        Min(Work(), Work(), shift, n);
+        PipeBarrier<PIPE_V>();
+        Sub(factor, Work(), shift, n);
+        SpreadRows(Shifts(), Work(), rows);
+        PipeBarrier<PIPE_V>();
+        Adds(shift, Work(), 0.0f, n);
+        Exp(factor, factor, n);
+        return s;
+    }
+
+    // Scores to weights, exp(score * scale - greatest).
+    __aicore__ inline void Weigh(const Step& step, LocalTensor<float>& s, uint32_t row, uint32_t rows)
+    {
+        uint32_t width = RoundUp(step.keys, LANES);
+        BinaryRepeatParams steps{1, 1, 0, static_cast<uint8_t>(width / BLOCK_FLOATS), 0, 1};
         for (uint32_t column = 0; column < width; column += LANES) {
-            FusedMulAdd(s[column], Scale(), Spread(), static_cast<uint64_t>(LANES), static_cast<uint8_t>(rows), shift);
+            FusedMulAdd(s[column], Scale(), Shifts(), static_cast<uint64_t>(LANES), static_cast<uint8_t>(rows), steps);
         }
         PipeBarrier<PIPE_V>();
         Exp(s, s, static_cast<int32_t>(rows * width));
@@ -133,43 +206,18 @@ private:
         LocalTensor<T> p = outputs.template AllocTensor<T>();
         Cast(p, s, RoundMode::CAST_RINT, rows * width);
         outputs.EnQue(p);
-        Fold<false>(Work(), s, rows, width);
         inputs.FreeTensor(s);
-        LocalTensor<float> total = Total(step.order)[row];
-        Mul(total, total, Factor(step.Slot())[row], static_cast<int32_t>(rows));
-        PipeBarrier<PIPE_V>();
-        Add(total, total, Work(), static_cast<int32_t>(rows));
-        PipeBarrier<PIPE_V>();
-
         p = outputs.template DeQue<T>();
         constexpr uint32_t BLOCK = BLOCK_BYTES / sizeof(T);
         DataCopyParams back{static_cast<uint16_t>(rows), static_cast<uint16_t>(width / BLOCK), 0,
                             static_cast<uint16_t>((KEYS - width) / BLOCK)};
-        DataCopy(slots.weights[step.Slot() * Slots<T>::SCORES + at], p, back);
+        DataCopy(slots.weights[step.Slot() * Slots<T>::SCORES + (FirstRow(step.task) + row) * KEYS], p, back);
         outputs.FreeTensor(p);
     }
 
-    // From the greatest scores of a chunk in `Work` to the greatest so far, the factor for what is older, and a block of
-    // the negative greatest for each row in `Spread`.
-    __aicore__ inline void NewGreatest(const LocalTensor<float>& greatest, const LocalTensor<float>& factor, uint32_t rows)
+    __aicore__ inline void SpreadRows(const LocalTensor<float>& to, const LocalTensor<float>& values, uint32_t rows)
     {
-        int32_t n = static_cast<int32_t>(rows);
-        Muls(Work(), Work(), shape.scale, n);
-        PipeBarrier<PIPE_V>();
-        Max(Fresh(), greatest, Work(), n);
-        PipeBarrier<PIPE_V>();
-        Sub(factor, greatest, Fresh(), n);
-        Muls(Work(), Fresh(), -1.0f, n);
-        PipeBarrier<PIPE_V>();
-        Exp(factor, factor, n);
-        Adds(greatest, Fresh(), 0.0f, n);
-        SpreadRows(Work(), rows);
-    }
-
-    __aicore__ inline void SpreadRows(const LocalTensor<float>& values, uint32_t rows)
-    {
-        Brcb(Spread(), values, static_cast<uint8_t>(CeilDiv(rows, BLOCK_FLOATS)), {1, 8});
-        PipeBarrier<PIPE_V>();
+        Brcb(to, values, static_cast<uint8_t>(CeilDiv(rows, BLOCK_FLOATS)), {1, 8});
     }
 
     // Hides what a row does not see, and what the cube left alone behind the last key.
@@ -202,118 +250,88 @@ private:
         return seen < 0 ? 0 : Smaller(static_cast<uint32_t>(seen), step.keys);
     }
 
-    template <bool GREATEST>
-    __aicore__ inline void Combine(const LocalTensor<float>& to, const LocalTensor<float>& a, const LocalTensor<float>& b,
-                                   uint32_t rows, const BinaryRepeatParams& steps)
-    {
-        if constexpr (GREATEST) {
-            Max(to, a, b, static_cast<uint64_t>(LANES), static_cast<uint8_t>(rows), steps);
-        } else {
-            Add(to, a, b, static_cast<uint64_t>(LANES), static_cast<uint8_t>(rows), steps);
-        }
-    }
-
-    // The greatest or the sum of each of `rows` rows of `width`: halves are folded onto each other until 64 columns are
-    // left.
-    template <bool GREATEST>
+    // The greatest of each of `rows` rows of `width`: columns of 64 are folded onto two, those onto one.
     __aicore__ inline void Fold(const LocalTensor<float>& to, const LocalTensor<float>& s, uint32_t rows, uint32_t width)
     {
         LocalTensor<float> from = s;
-        LocalTensor<float> work = foldBuffer.Get<float>();
         uint32_t lanes = width / LANES;
         uint8_t step = static_cast<uint8_t>(width / BLOCK_FLOATS);
         if (lanes > 1) {
-            uint32_t half = CeilDiv(lanes, 2);
-            uint8_t folded = static_cast<uint8_t>(half * LANES / BLOCK_FLOATS);
-            for (uint32_t lane = 0; lane < lanes - half; ++lane) {
-                Combine<GREATEST>(work[lane * LANES], s[lane * LANES], s[(lane + half) * LANES], rows,
-                                  {1, 1, 1, folded, step, step});
-            }
-            if (lanes % 2 != 0) {
-                Adds(work[(half - 1) * LANES], s[(half - 1) * LANES], 0.0f, static_cast<uint64_t>(LANES),
-                     static_cast<uint8_t>(rows), {1, 1, folded, step});
+            constexpr uint8_t FOLD = FOLDED * LANES / BLOCK_FLOATS;
+            from = foldBuffer.Get<float>();
+            uint32_t columns = Smaller(FOLDED, lanes / 2);
+            for (uint32_t i = 0; i < columns; ++i) {
+                Greater(from[i * LANES], s[2 * i * LANES], s[(2 * i + 1) * LANES], rows, {1, 1, 1, FOLD, step, step});
             }
             PipeBarrier<PIPE_V>();
-            from = work;
-            step = folded;
-            lanes = half;
-        }
-        while (lanes > 1) {
-            uint32_t half = CeilDiv(lanes, 2);
-            for (uint32_t lane = 0; lane < lanes - half; ++lane) {
-                Combine<GREATEST>(work[lane * LANES], work[lane * LANES], work[(lane + half) * LANES], rows,
-                                  {1, 1, 1, step, step, step});
+            for (uint32_t lane = 2 * columns; lane < lanes; lane += columns) {
+                for (uint32_t i = 0; i < Smaller(columns, lanes - lane); ++i) {
+                    Greater(from[i * LANES], from[i * LANES], s[(lane + i) * LANES], rows, {1, 1, 1, FOLD, FOLD, step});
+                }
+                PipeBarrier<PIPE_V>();
             }
-            PipeBarrier<PIPE_V>();
-            lanes = half;
+            if (columns > 1) {
+                Greater(from, from, from[LANES], rows, {1, 1, 1, FOLD, FOLD, FOLD});
+                PipeBarrier<PIPE_V>();
+            }
+            step = FOLD;
         }
-        int32_t mask = static_cast<int32_t>(LANES);
-        if constexpr (GREATEST) {
-            WholeReduceMax(to, from, mask, static_cast<int32_t>(rows), 1, 1, step, ReduceOrder::ORDER_ONLY_VALUE);
-        } else {
-            WholeReduceSum(to, from, mask, static_cast<int32_t>(rows), 1, 1, step);
-        }
+        WholeReduceMax(to, from, static_cast<int32_t>(LANES), static_cast<int32_t>(rows), 1, 1, step,
+                       ReduceOrder::ORDER_ONLY_VALUE);
         PipeBarrier<PIPE_V>();
     }
 
-    // Adds the mixed values of the step before, and hands the result over after a task's last step.
-    __aicore__ inline void Settle(Step& step)
+    // Of 64 columns of `rows` rows.
+    __aicore__ inline void Greater(const LocalTensor<float>& to, const LocalTensor<float>& a, const LocalTensor<float>& b,
+                                   uint32_t rows, const BinaryRepeatParams& steps)
     {
-        if (!step.valid) {
-            return;
-        }
-        step.valid = false;
-        CrossCoreWaitFlag(MIXED_THERE);
-        bool last = step.first + step.keys == step.task.keys;
-        uint32_t count = RowCount(step.task);
-        for (uint32_t row = 0; row < count; row += chunk) {
-            uint32_t rows = Smaller(chunk, count - row);
-            AddMixed(step, row, rows);
-            if (last) {
-                Divide(step, row, rows);
-                source.Finish(outputs, step.task, FirstRow(step.task) + row, rows, Result(row), Greatest(step.order)[row],
-                              Total(step.order)[row]);
-            }
-        }
+        Max(to, a, b, static_cast<uint64_t>(LANES), static_cast<uint8_t>(rows), steps);
     }
 
-    __aicore__ inline LocalTensor<float> Result(uint32_t row) { return resultBuffer.Get<float>()[row * shape.value_width]; }
-
+    // Adds the mixed values of a step and their sums of weights to what there is, scaled.
     __aicore__ inline void AddMixed(const Step& step, uint32_t row, uint32_t rows)
     {
         uint32_t width = shape.value_width;
-        uint32_t first = step.Slot() * TASK_ROWS * width + (FirstRow(step.task) + row) * width;
-        LocalTensor<float> mixed = inputs.template AllocTensor<float>();
-        DataCopy(mixed, slots.mixed[first], rows * width);
-        inputs.EnQue(mixed);
-        mixed = inputs.template DeQue<float>();
-        LocalTensor<float> result = Result(row);
+        uint32_t pitch = width + TOTALS;
+        LocalTensor<float> mixed = mixes.template AllocTensor<float>();
+        DataCopy(mixed, slots.mixed[(step.Slot() * TASK_ROWS + FirstRow(step.task) + row) * pitch], rows * pitch);
+        mixes.EnQue(mixed);
+        SpreadRows(Factors(), Factor(step)[row], rows);
         if (step.first == 0) {
-            Adds(result, mixed, 0.0f, static_cast<int32_t>(rows * width));
-        } else {
-            SpreadRows(Factor(step.Slot())[row], rows);
-            uint8_t pitch = static_cast<uint8_t>(width / BLOCK_FLOATS);
-            BinaryRepeatParams steps{1, 0, 1, pitch, 1, pitch};
-            for (uint32_t column = 0; column < width; column += LANES) {
-                FusedMulAdd(result[column], Spread(), mixed[column], static_cast<uint64_t>(Smaller(LANES, width - column)),
-                            static_cast<uint8_t>(rows), steps);
-            }
+            Duplicate(Result(row), 0.0f, static_cast<int32_t>(rows * width));
+            Duplicate(Total(row), 0.0f, static_cast<int32_t>(rows * TOTALS));
         }
         PipeBarrier<PIPE_V>();
-        inputs.FreeTensor(mixed);
+        mixed = mixes.template DeQue<float>();
+        uint8_t far = static_cast<uint8_t>(width / BLOCK_FLOATS);
+        uint8_t gap = static_cast<uint8_t>(pitch / BLOCK_FLOATS);
+        for (uint32_t column = 0; column < width; column += LANES) {
+            FusedMulAdd(Result(row)[column], Factors(), mixed[column], static_cast<uint64_t>(Smaller(LANES, width - column)),
+                        static_cast<uint8_t>(rows), {1, 0, 1, far, 1, gap});
+        }
+        // The totals of eight rows at a time, a block each.
+        for (uint32_t r = 0; r < rows; r += LANES / TOTALS) {
+            uint64_t some = Smaller(LANES, (rows - r) * TOTALS);
+            FusedMulAdd(Total(row + r), Factors()[r * TOTALS], mixed[r * pitch + width], some, 1, {1, 1, gap, 8, 8, 8});
+        }
+        mixes.FreeTensor(mixed);
     }
 
-    // By the sum of weights. Rows that see no key are zero.
-    __aicore__ inline void Divide(const Step& step, uint32_t row, uint32_t rows)
+    // The result, by the sum of weights, after a task's last step. Rows that see no key are zero.
+    __aicore__ inline void Conclude(const Step& step, uint32_t row, uint32_t rows)
     {
         uint32_t width = shape.value_width;
         LocalTensor<float> result = Result(row);
-        SpreadRows(Total(step.order)[row], rows);
+        int32_t blocks = static_cast<int32_t>(rows * TOTALS);
+        Duplicate(Factors(), 1.0f, blocks);
+        Muls(Work(), Shift(step)[row], -1.0f, static_cast<int32_t>(rows));
+        PipeBarrier<PIPE_V>();
+        Div(Factors(), Factors(), Total(row), blocks);
+        PipeBarrier<PIPE_V>();
         uint8_t pitch = static_cast<uint8_t>(width / BLOCK_FLOATS);
-        BinaryRepeatParams steps{1, 1, 0, pitch, pitch, 1};
         for (uint32_t column = 0; column < width; column += LANES) {
-            Div(result[column], result[column], Spread(), static_cast<uint64_t>(Smaller(LANES, width - column)),
-                static_cast<uint8_t>(rows), steps);
+            Mul(result[column], result[column], Factors(), static_cast<uint64_t>(Smaller(LANES, width - column)),
+                static_cast<uint8_t>(rows), {1, 1, 0, pitch, pitch, 1});
         }
         PipeBarrier<PIPE_V>();
         uint32_t first = FirstRow(step.task) + row;
@@ -325,6 +343,7 @@ private:
             Duplicate(result, 0.0f, static_cast<int32_t>(blind * width));
             PipeBarrier<PIPE_V>();
         }
+        source.Finish(outputs, step.task, first, rows, result, Work(), Total(row));
     }
 
     // The result of rows that see no key at all.
@@ -334,24 +353,28 @@ private:
         for (uint32_t row = 0; row < count; row += chunk) {
             uint32_t rows = Smaller(chunk, count - row);
             Duplicate(Result(row), 0.0f, static_cast<int32_t>(rows * shape.value_width));
-            Duplicate(Greatest(0)[row], HIDDEN, static_cast<int32_t>(rows));
-            Duplicate(Total(0)[row], 0.0f, static_cast<int32_t>(rows));
+            Duplicate(Work(), HIDDEN, static_cast<int32_t>(rows));
+            Duplicate(Total(row), 0.0f, static_cast<int32_t>(rows * TOTALS));
             PipeBarrier<PIPE_V>();
-            source.Finish(outputs, task, FirstRow(task) + row, rows, Result(row), Greatest(0)[row], Total(0)[row]);
+            source.Finish(outputs, task, FirstRow(task) + row, rows, Result(row), Work(), Total(row));
         }
     }
 
     Source& source;
     FlashShape shape;
     Slots<T> slots;
+    uint32_t stepKeys;
     uint32_t core;
     uint32_t chunk;
     TQue<TPosition::VECIN, 2> inputs;
+    TQue<TPosition::VECIN, 1> mixes;
     ResultQueue outputs;
     TBuf<TPosition::VECCALC> resultBuffer;
+    TBuf<TPosition::VECCALC> totalBuffer;
     TBuf<TPosition::VECCALC> foldBuffer;
     TBuf<TPosition::VECCALC> rowBuffer;
-    TBuf<TPosition::VECCALC> spreadBuffer;
+    TBuf<TPosition::VECCALC> shiftBuffer;
+    TBuf<TPosition::VECCALC> factorBuffer;
     TBuf<TPosition::VECCALC> scaleBuffer;
 };
 

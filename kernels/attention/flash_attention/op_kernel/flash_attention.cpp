@@ -8,12 +8,13 @@ namespace {
 using namespace npu;
 
 // Tasks: 128 queries of one head. The last tiles of all sequences come first, for with a causal mask they are the longest;
-// blocks take turns.
+// blocks take turns, and every other time in the opposite order, so that none has the longest of each round.
 template <typename T>
 class Dense {
 public:
     __aicore__ inline Dense(const FlashAttentionTiling& tiling, GM_ADDR k, GM_ADDR v, GM_ADDR lengthsAddress, GM_ADDR y)
-        : t(tiling), index(BlockOfCore()), tile(CeilDiv(tiling.queries, TASK_ROWS))
+        : t(tiling), index(BlockOfCore()), ahead(2 * static_cast<uint32_t>(GetBlockNum() - BlockOfCore()) - 1),
+          tile(CeilDiv(tiling.queries, TASK_ROWS))
     {
         keys.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(k));
         values.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(v));
@@ -37,7 +38,8 @@ public:
             Measure();
         }
         Describe(task, index);
-        index += static_cast<uint32_t>(GetBlockNum());
+        index += ahead;
+        ahead = 2 * static_cast<uint32_t>(GetBlockNum()) - ahead;
         return true;
     }
 
@@ -110,7 +112,8 @@ private:
     GlobalTensor<T> values;
     GlobalTensor<T> result;
     GlobalTensor<int64_t> lengths;
-    uint32_t index;
+    uint32_t index; // of the next task, among those of the tile and sequence it is counted from
+    uint32_t ahead; // to the one after it
     uint32_t tile;
     uint32_t sequence;
     uint32_t heads; // that have a task in this tile of this sequence

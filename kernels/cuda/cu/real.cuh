@@ -46,6 +46,13 @@ template <typename Op> __device__ inline float across_block(float value) {
     return across_warp<Op>(lane < blockDim.x / 32 ? partial[lane] : Op::none);
 }
 
+// Before a loop: unrolled whole, so that arrays which it indexes lie in registers.
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
+
 // Defines the entry points of kernel templates for each element type.
 #define FOR_EACH_TYPE(ENTRY)                                                                                           \
     ENTRY(f32, float)                                                                                                  \

@@ -101,9 +101,9 @@ pub fn route(gate: &Gate, rows: usize) -> Option<Launch> {
     (gate.experts <= MOST_EXPERTS).then(|| by_row("route", "f32", rows))
 }
 
-/// The grouping of rows by expert.
+/// The grouping of rows by expert: a block for each, and one for what names none.
 pub fn group(experts: usize) -> Launch {
-    by_row("group", "u32", experts)
+    by_row("group", "u32", experts + 1)
 }
 
 /// `Grouped` of `cu/moe.cu`: rows `[R, I]` times matrices `[E, O, I]`.
@@ -116,13 +116,64 @@ pub struct Grouped {
     pub experts: usize,
 }
 
-/// The product of each group of rows with its expert's matrix; none for more rows than a grid has tiles for.
+/// The product of each group of rows with its expert's matrix; none for more outputs than a grid has tiles for. How many rows an
+/// expert has only the GPU knows: from some 16 for each on, a tile of them in shared memory pays.
 pub fn grouped_linear(size: &Grouped, suffix: &str) -> Option<Launch> {
-    let (rows, outputs) = (16, 64);
+    let (entry, height, width) =
+        if size.rows < 16 * size.experts { ("grouped_few", 4, 32) } else { ("grouped_many", 64, 64) };
     // A grid's other dimensions take this many blocks.
     const MOST: usize = 65535;
-    // Each group's last tile may be filled in part.
-    let tiles = size.rows.div_ceil(rows) + size.experts;
-    let grid = [blocks(size.outputs.div_ceil(outputs)), blocks(tiles), 1];
-    (tiles <= MOST).then(|| Launch { entry: format!("grouped_linear_{suffix}"), grid, threads: ROW_THREADS })
+    // Most tiles there are where as many groups as can be have a row in a tile of its own. Rows that nobody has are a group as well.
+    let groups = size.rows.min(size.experts + 1);
+    let grid = [blocks((size.rows - groups) / height + groups), blocks(size.outputs.div_ceil(width)), 1];
+    (grid[1] as usize <= MOST).then(|| Launch { entry: format!("{entry}_{suffix}"), grid, threads: ROW_THREADS })
+}
+
+/// `Paged` of `cu/paged.cu`: queries `[B, H, D]`, keys `[N, G, P, D]` and values `[N, G, P, E]` in N blocks of P tokens; strides are those of
+/// block, head and token, in elements.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Paged {
+    pub heads: usize,
+    pub groups: usize,
+    pub width: usize,
+    pub value_width: usize,
+    pub blocks: usize,
+    pub block_size: usize,
+    /// Blocks that a row of the table names.
+    pub table_width: usize,
+    pub k_stride: [usize; 3],
+    pub v_stride: [usize; 3],
+    /// Into how many parts each sequence's keys are split; see [`parts`].
+    pub parts: usize,
+    /// One where values are the first columns of the keys.
+    pub latent: i32,
+    pub scale: f32,
+}
+
+/// Widths of keys and values that the paged kernels are compiled for, and the query heads that a block of each takes together: as many as
+/// leave a thread's numbers in registers.
+const PAGED: [(usize, usize); 5] = [(64, 8), (128, 8), (192, 4), (256, 4), (576, 2)];
+/// Keys below which a part is not worth its launch; `cu/paged.cu` makes none smaller.
+const LEAST_KEYS: usize = 64;
+
+/// Blocks of threads for each part of every sequence, and the width that they are compiled for.
+fn paged_tasks(problem: &Paged, batch: usize) -> Option<(usize, usize)> {
+    let &(width, together) = PAGED.iter().find(|(width, _)| *width >= problem.width.max(problem.value_width))?;
+    Some((batch * problem.groups * (problem.heads / problem.groups).div_ceil(together), width))
+}
+
+/// Parts of each sequence, so that few sequences use all of a GPU's `multiprocessors`, which hold two blocks each. How long a sequence
+/// is only the GPU knows: it shares its keys out over the parts.
+pub fn parts(problem: &Paged, batch: usize, multiprocessors: usize) -> usize {
+    let tasks = paged_tasks(problem, batch).map_or(1, |(tasks, _)| tasks.max(1));
+    let longest = problem.table_width * problem.block_size;
+    (2 * multiprocessors).div_ceil(tasks).min(longest.div_ceil(LEAST_KEYS)).max(1)
+}
+
+/// The kernel for `batch` sequences of this problem; none when its heads are wider than any is compiled for.
+pub fn paged(problem: &Paged, batch: usize, suffix: &str) -> Option<Launch> {
+    let (tasks, width) = paged_tasks(problem, batch)?;
+    let grid = [blocks(tasks), blocks(problem.parts), 1];
+    Some(Launch { entry: format!("attend_paged_{width}_{suffix}"), grid, threads: ROW_THREADS })
 }

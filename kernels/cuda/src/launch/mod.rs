@@ -4,13 +4,14 @@
 //! kernel for them. Work goes to candle's stream, in order with candle's own.
 
 pub mod moe;
+pub mod paged;
 
 use crate::plan::{self, Launch, Problem, Rows};
 use crate::{Error, code_name};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::result::mem_get_info;
 use candle_core::cuda_backend::cudarc::driver::sys::CUresult;
-use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaError, WrapErr, kernels};
 use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, bail};
 use half::{bf16, f16};
@@ -88,6 +89,15 @@ fn dense<'a, T: CudaDType + DeviceRepr>((storage, layout): View<'a>, what: &str)
 fn config(launch: &Launch) -> LaunchConfig {
     let [x, y, z] = launch.grid;
     LaunchConfig { grid_dim: (x, y, z), block_dim: (launch.threads, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// Gives a kernel the address of an operand that may be missing, which is null then.
+fn push_optional<'a, T>(builder: &mut LaunchArgs<'a>, operand: Option<&'a CudaView<'a, T>>) {
+    const NULL: &u64 = &0;
+    match operand {
+        Some(operand) => builder.arg(operand),
+        None => builder.arg(NULL),
+    };
 }
 
 /// Rows, and elements a row.

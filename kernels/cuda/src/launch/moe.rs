@@ -1,6 +1,6 @@
 //! Mixtures of experts: the choice of experts, the grouping of rows by expert and back, and products with each group's weight.
 
-use super::{Module, Real, View, by_type, config, dense, run};
+use super::{Module, Real, View, by_type, config, dense, push_optional, run};
 use crate::plan::{self, Gate, Grouped, Launch};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
@@ -16,7 +16,8 @@ unsafe impl DeviceRepr for Gate {}
 unsafe impl DeviceRepr for Grouped {}
 
 /// Weights `[T, K]` (F32) and experts `[T, K]` (U32), the best first, for the rows of `logits` `[T, E]`, F32 and row-major, and the
-/// bias `[E]` of the choice, if there is one. None for more experts than the kernel takes.
+/// bias `[E]` of the choice, if there is one. Weights of a row with a logit that is no number are none. None for more experts than the kernel
+/// takes.
 pub fn route(logits: View<'_>, bias: Option<View<'_>>, gate: Gate) -> Result<Option<(CudaStorage, CudaStorage)>> {
     let rows = logits.1.shape().elem_count() / gate.experts.max(1);
     let Some(launch) = plan::route(&gate, rows) else { return Ok(None) };
@@ -27,13 +28,9 @@ pub fn route(logits: View<'_>, bias: Option<View<'_>>, gate: Gate) -> Result<Opt
     let (weights, chosen) = unsafe { (device.alloc::<f32>(count)?, device.alloc::<u32>(count)?) };
     let function = device.get_or_load_custom_func(&launch.entry, MOE.name, MOE.ptx)?;
     let bias: Option<CudaView<'_, f32>> = bias.map(|bias| dense(bias, "route's bias")).transpose()?;
-    let none = 0u64;
     let mut builder = function.builder();
     builder.arg(&from);
-    match &bias {
-        Some(bias) => builder.arg(bias),
-        None => builder.arg(&none),
-    };
+    push_optional(&mut builder, bias.as_ref());
     builder.arg(&weights).arg(&chosen).arg(&gate);
     // SAFETY: the arguments are those of the entry point, in number, order and type; the views hold what `gate` says.
     unsafe { builder.launch(config(&launch)) }.w()?;
@@ -43,7 +40,8 @@ pub fn route(logits: View<'_>, bias: Option<View<'_>>, gate: Gate) -> Result<Opt
 }
 
 /// Groups `x` `[T, H]`, each row once for each of its `chosen` experts `[T, K]` (U32), by expert: the rows `[T·K, H]`, the place of each
-/// choice among them `[T·K]` (U32), and where each expert's rows end, `[E]` (I64). All row-major.
+/// choice among them `[T·K]` (U32), and where each expert's rows end, `[E]` (I64). What names no expert stands behind the last one's rows. All
+/// row-major.
 pub fn permute(
     x: View<'_>,
     chosen: View<'_>,
@@ -60,13 +58,11 @@ fn permute_of<T: Real>(
     let (copies, width, all) = (chosen.1.dims()[1], x.1.dims()[1], chosen.1.shape().elem_count());
     let (device, list) = (x.0.device(), dense::<u32>(chosen, "permute's experts")?);
     let launch = plan::group(experts);
-    // An expert that there is not leaves its choices at the first place.
-    let places = device.alloc_zeros::<u32>(all)?;
-    // SAFETY: the kernel writes every element, and nothing reads them before on this stream.
-    let ends = unsafe { device.alloc::<i64>(experts)? };
+    // SAFETY: the kernel writes every element of both, and nothing reads them before on this stream.
+    let (places, ends) = unsafe { (device.alloc::<u32>(all)?, device.alloc::<i64>(experts)?) };
     let function = device.get_or_load_custom_func(&launch.entry, MOE.name, MOE.ptx)?;
     let mut builder = function.builder();
-    builder.arg(&list).arg(&places).arg(&ends).arg(&all);
+    builder.arg(&list).arg(&places).arg(&ends).arg(&all).arg(&experts);
     // SAFETY: the arguments are those of the entry point, in number, order and type.
     unsafe { builder.launch(config(&launch)) }.w()?;
     let (from, count) = (dense::<T>(x, "permute")?, all * width);
@@ -76,21 +72,42 @@ fn permute_of<T: Real>(
     Ok((rows, places, CudaStorage::wrap_cuda_slice(ends, device.clone())))
 }
 
-/// The sum of each token's rows of `y` `[T·K, H]`, weighted by `weights` `[T, K]` (F32): `[T, H]`. `places` are those of [`permute`].
-pub fn unpermute(y: View<'_>, places: View<'_>, weights: View<'_>) -> Result<Option<CudaStorage>> {
-    by_type!(y, T => unpermute_of::<T>(y, places, weights))
+/// The sum of each token's rows of `y` `[T·K, H]`, weighted by `weights` `[T, K]` (F32), and its row of `common` `[T, H]`, if there is one:
+/// `[T, H]`. `places` are those of [`permute`]; one beyond the rows makes its token's sum no number. All row-major.
+pub fn unpermute(
+    y: View<'_>,
+    places: View<'_>,
+    weights: View<'_>,
+    common: Option<View<'_>>,
+) -> Result<Option<CudaStorage>> {
+    by_type!(y, T => unpermute_of::<T>(y, places, weights, common))
 }
 
-fn unpermute_of<T: Real>(y: View<'_>, places: View<'_>, weights: View<'_>) -> Result<CudaStorage> {
+fn unpermute_of<T: Real>(
+    y: View<'_>,
+    places: View<'_>,
+    weights: View<'_>,
+    common: Option<View<'_>>,
+) -> Result<CudaStorage> {
     let (tokens, copies, width) = (weights.1.dims()[0], weights.1.dims()[1], y.1.dims()[1]);
     let (from, at) = (dense::<T>(y, "unpermute")?, dense::<u32>(places, "unpermute's places")?);
     let (factors, count) = (dense::<f32>(weights, "unpermute's weights")?, tokens * width);
-    let launch = plan::by_element("unpermute", T::SUFFIX, count);
-    Ok(run!(y.0.device(), T, MOE, launch, [x: count], &from, &at, &factors, &x, &count, &width, &copies))
+    let common = common.map(|common| dense::<T>(common, "unpermute's common rows")).transpose()?;
+    let (device, launch) = (y.0.device(), plan::by_element("unpermute", T::SUFFIX, count));
+    // SAFETY: the kernel writes every element, and nothing reads them before on this stream.
+    let x = unsafe { device.alloc::<T>(count)? };
+    let function = device.get_or_load_custom_func(&launch.entry, MOE.name, MOE.ptx)?;
+    let mut builder = function.builder();
+    builder.arg(&from).arg(&at).arg(&factors);
+    push_optional(&mut builder, common.as_ref());
+    builder.arg(&x).arg(&count).arg(&width).arg(&copies);
+    // SAFETY: the arguments are those of the entry point, in number, order and type; the kernel looks at each place before it reads there.
+    unsafe { builder.launch(config(&launch)) }.w()?;
+    Ok(CudaStorage::wrap_cuda_slice(x, device.clone()))
 }
 
 /// Each group of rows of `x` `[R, I]` times its expert's matrix of `weight` `[E, O, I]`: `[R, O]`. `ends` `[E]` (I64) says where each group
-/// ends. All row-major.
+/// ends; rows behind the last end become no numbers. All row-major. None for more outputs than a grid has tiles for.
 pub fn grouped_linear(x: View<'_>, weight: View<'_>, ends: View<'_>) -> Result<Option<CudaStorage>> {
     let (&[rows, inner], &[experts, outputs, _]) = (x.1.dims(), weight.1.dims()) else { return Ok(None) };
     let size = Grouped { rows, inner, outputs, experts };

@@ -122,4 +122,7 @@ extern "C" int launch(const unsigned grid[3], unsigned threads_of_block, void (*
 #include "../../cu/attention.cu"
 #undef ENTRIES
 #undef ENTRY
+#include "../../cu/paged.cu"
+#undef ENTRIES
+#undef ENTRY
 #include "../../cu/moe.cu"

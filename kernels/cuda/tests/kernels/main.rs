@@ -2,6 +2,7 @@
 //! CUDA C++ that they use. What it cannot show is in its header: races, and what a GPU's own arithmetic rounds otherwise.
 
 mod moe;
+mod paged;
 
 use half::{bf16, f16};
 use libloading::os::unix::Library;
@@ -85,15 +86,17 @@ struct Walled<T>(Vec<T>);
 
 const WALL: usize = 300;
 const UNTOUCHED: f64 = 1.75;
+/// Larger than any result: the operands are below 2, and few.
+const UNWRITTEN: f64 = 1024.0;
 
 impl<T: Real> Walled<T> {
     fn random(rng: &mut StdRng, count: usize) -> Self {
         Self::of(f64::NAN, (0..count).map(|_| rng.random_range(-2.0..2.0)))
     }
 
-    /// A result, which holds NaN until it is written.
+    /// A result, which holds [`UNWRITTEN`] until it is written.
     fn empty(count: usize) -> Self {
-        Self::of(UNTOUCHED, (0..count).map(|_| f64::NAN))
+        Self::of(UNTOUCHED, (0..count).map(|_| UNWRITTEN))
     }
 
     fn of(around: f64, values: impl Iterator<Item = f64>) -> Self {
@@ -113,14 +116,24 @@ impl<T: Real> Walled<T> {
         self.0[WALL..self.0.len() - WALL].iter().map(|v| v.to()).collect()
     }
 
-    /// Compares with `wanted`, to [`Real::TOLERANCE`] of each element or of one.
+    /// Compares with `wanted`, to [`Real::TOLERANCE`] of each element or of one; where no number is wanted, there must be none.
     #[track_caller]
     fn is(&self, case: &str, wanted: &[f64]) {
+        self.is_of_size(1.0, case, wanted);
+    }
+
+    /// The same to the tolerance of each element or of `size`, which sums come to on their way.
+    #[track_caller]
+    fn is_of_size(&self, size: f64, case: &str, wanted: &[f64]) {
         let (got, end) = (self.values(), self.0.len() - WALL);
         assert_eq!(got.len(), wanted.len(), "{case}");
         for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-            let near = (got - wanted).abs() <= T::TOLERANCE * wanted.abs().max(1.0);
-            assert!(near, "{case} {}: element {i} is {got}, wanted {wanted}", T::SUFFIX);
+            let near = (got - wanted).abs() <= T::TOLERANCE * wanted.abs().max(size);
+            assert!(
+                near || (got.is_nan() && wanted.is_nan()),
+                "{case} {}: element {i} is {got}, wanted {wanted}",
+                T::SUFFIX
+            );
         }
         let outside = self.0[..WALL].iter().chain(&self.0[end..]);
         assert!(outside.clone().all(|v| v.to() == UNTOUCHED), "{case} {}: written outside of the result", T::SUFFIX);

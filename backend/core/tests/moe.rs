@@ -3,7 +3,7 @@
 mod operands;
 
 use candle_ascend::ops::moe::{self, Gating};
-use candle_ascend::{DType, Device, Result, Tensor, ops};
+use candle_ascend::{DType, Device, Result, Tensor, Var, ops};
 use operands::{devices, operand, ours, rng};
 
 const EXPERTS: usize = 12;
@@ -175,7 +175,61 @@ fn misfits_are_refused_with_words() {
     }
 }
 
-/// Bad routing is said where it is: by the CPU at once, by an NPU when its stream comes there.
+/// Gradients of what a layer makes, which is linear in the rows, the matrices and the weights, against plain loops. They are
+/// those of the primitives: no device's fused operator may take the place of an operation that is recorded.
+#[test]
+fn gradients_flow_through_a_layer() {
+    const CHOSEN: [u32; 8] = [2, 0, 2, 3, 0, 2, 3, 2];
+    let [(tokens, inner), (experts, outputs)] = [(4, 5), (4, 3)];
+    let random = |seed, dims: &[usize]| operand(&mut rng(seed), dims, DType::F32);
+    let (x, matrices, shares, grad) = (
+        random(11, &[tokens, inner]),
+        random(12, &[experts, outputs, inner]),
+        random(13, &[tokens, 2]),
+        random(14, &[tokens, outputs]),
+    );
+    for device in devices() {
+        let variable = |x: &candle_core::Tensor| Var::from_tensor(&ours(x, &device)).expect("a variable");
+        let [of_x, of_matrices, of_shares] = [&x, &matrices, &shares].map(variable);
+        let ids = Tensor::from_slice(&CHOSEN, (tokens, 2), &device).expect("experts");
+        let grads = layer(&of_x, &of_matrices, &ids, &of_shares)
+            .and_then(|y| (y * ours(&grad, &device))?.sum_all()?.backward())
+            .expect("gradients");
+        let values = |variable: &Var| {
+            let gradient = grads.get(variable).unwrap_or_else(|| panic!("no gradient on {}", device.kind()));
+            let flat =
+                gradient.to_device(&Device::Cpu).and_then(|g| g.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>());
+            flat.expect("values")
+        };
+        let [x, matrices, shares, grad] = [&x, &matrices, &shares, &grad].map(|x| operands::values(x).2);
+        let mut wanted = [vec![0.; x.len()], vec![0.; matrices.len()], vec![0.; shares.len()]];
+        for (at, &expert) in CHOSEN.iter().enumerate() {
+            let (token, matrix) = (at / 2, expert as usize * outputs);
+            for (row, column) in (0..outputs).flat_map(|row| (0..inner).map(move |column| (row, column))) {
+                let weight = matrices[(matrix + row) * inner + column];
+                let (input, back) = (x[token * inner + column], grad[token * outputs + row]);
+                wanted[0][token * inner + column] += shares[at] * weight * back;
+                wanted[1][(matrix + row) * inner + column] += shares[at] * input * back;
+                wanted[2][at] += weight * input * back;
+            }
+        }
+        for (name, got, wanted) in [
+            ("rows", values(&of_x), &wanted[0]),
+            ("matrices", values(&of_matrices), &wanted[1]),
+            ("weights", values(&of_shares), &wanted[2]),
+        ] {
+            assert_eq!(got.len(), wanted.len());
+            for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+                // Sums of some ten products of three numbers up to 3, in F32.
+                let close = (got - wanted).abs() <= 2e-5 * wanted.abs().max(10.);
+                assert!(close, "{name} on {}: element {i} is {got}, wanted {wanted}", device.kind());
+            }
+        }
+    }
+}
+
+/// Bad routing is said where it is: by the CPU at once, by an NPU when its stream comes there. A GPU's kernels cannot stop: they
+/// make it no numbers.
 #[test]
 fn logits_and_experts_that_are_none_are_named() {
     devices();
@@ -194,6 +248,23 @@ fn logits_and_experts_that_are_none_are_named() {
         let ends = moe::permute(&x, &ids, 6).and_then(|permuted| permuted.ends.to_vec1::<i64>());
         let (row, choice) = if device.is_cpu() { ("of row 1", "choice 1") } else { ("at row 1", "choice 1") };
         assert_says(ends.expect_err("no expert"), &[row, choice, "7"]);
+    }
+    for gpu in devices().into_iter().filter(Device::is_cuda) {
+        let mut values = vec![0.5f32; 2 * EXPERTS];
+        values[EXPERTS + 4] = f32::NAN;
+        let logits = Tensor::from_vec(values, (2, EXPERTS), &gpu).expect("logits");
+        let sigmoid = Gating::Sigmoid { bias: None, groups: 4, kept_groups: 2, renormalise: true, factor: 1.0 };
+        for gating in [Gating::Softmax { renormalise: true }, sigmoid] {
+            let weights = rows(&moe::route(&logits, 2, gating).expect("a choice").0);
+            assert!(
+                weights[0].iter().all(|w| (w - 0.5).abs() < 1e-6) && weights[1].iter().all(|w| w.is_nan()),
+                "{weights:?}"
+            );
+        }
+        let ones = |dims: &[usize]| Tensor::ones(dims, DType::F32, &gpu).expect("ones");
+        let ids = Tensor::from_slice(&[0u32, 1, 3, 7], (2, 2), &gpu).expect("experts");
+        let sums = rows(&layer(&ones(&[2, 4]), &ones(&[6, 3, 4]), &ids, &ones(&[2, 2])).expect("sums"));
+        assert!(sums[0] == [8.; 3] && sums[1].iter().all(|sum| sum.is_nan()), "{sums:?}");
     }
 }
 

@@ -113,15 +113,19 @@ pub fn plan(kernel: &str, shape: &PagedShape, cores: usize) -> Result<Plan<Paged
 }
 
 /// That the entries of a table that the host holds lie in the pool: `table` `[batch, table_width]`, `lengths` in tokens.
-pub fn check_table(kernel: &str, table: &[u32], lengths: &[u32], shape: &PagedShape) -> Result<(), String> {
-    for (sequence, (row, &length)) in table.chunks(shape.table_width).zip(lengths).enumerate() {
-        let used = (length as usize).div_ceil(shape.block_size);
-        if used > row.len() {
-            return Err(format!("{kernel}: sequence {sequence} has {length} tokens and only {} blocks", row.len()));
+pub fn check_table(
+    kernel: &str,
+    table: &[u32],
+    lengths: &[u32],
+    [blocks, block_size, table_width]: [usize; 3],
+) -> Result<(), String> {
+    for (sequence, &length) in lengths.iter().enumerate() {
+        let (row, used) = (&table[sequence * table_width..][..table_width], (length as usize).div_ceil(block_size));
+        if used > table_width {
+            return Err(format!("{kernel}: sequence {sequence} has {length} tokens and only {table_width} blocks"));
         }
-        if let Some((at, entry)) = row[..used].iter().enumerate().find(|(_, entry)| **entry as usize >= shape.blocks) {
-            let pool = shape.blocks;
-            return Err(format!("{kernel}: block {at} of sequence {sequence} is {entry}, and the pool has {pool}"));
+        if let Some((at, entry)) = row[..used].iter().enumerate().find(|(_, entry)| **entry as usize >= blocks) {
+            return Err(format!("{kernel}: block {at} of sequence {sequence} is {entry}, and the pool has {blocks}"));
         }
     }
     Ok(())

@@ -28,7 +28,8 @@ pub enum Gating<'a> {
 /// weights are F32, or rounded to the type of the logits where the device's operator answers that.
 ///
 /// # Errors
-/// Logits that are no numbers have no best: the CPU says in which row, an NPU when it comes there.
+/// Logits that are no numbers have no best: the CPU says in which row, an NPU when it comes there; a GPU gives that row
+/// weights that are no numbers either.
 pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, Tensor)> {
     expect_float(logits, "route")?;
     let (tokens, experts) = logits.dims2()?;
@@ -44,6 +45,12 @@ pub fn route(logits: &Tensor, k: usize, gating: Gating<'_>) -> Result<(Tensor, T
     if overrides()
         && !tracked(&[logits])
         && let Some(chosen) = super::npu::route(logits, k, gating)?
+    {
+        return Ok(chosen);
+    }
+    if overrides()
+        && !tracked(&[logits])
+        && let Some(chosen) = super::cuda::route(logits, k, gating)?
     {
         return Ok(chosen);
     }
@@ -123,7 +130,8 @@ pub struct Permuted {
 /// Repeats each of `x` `[T, H]` for its `chosen` experts `[T, K]` (U32, below `experts`) and groups the copies by expert.
 ///
 /// # Errors
-/// An expert that there is not: the CPU says which, an NPU when it comes there.
+/// An expert that there is not: the CPU says which, an NPU when it comes there; a GPU puts that copy behind all groups, where its
+/// product is no number.
 pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> {
     let ((tokens, _), (rows, k)) = (x.dims2()?, chosen.dims2()?);
     if tokens != rows || k == 0 {
@@ -137,6 +145,12 @@ pub fn permute(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Permuted> 
         && let Some((rows, places, ends)) = super::npu::permute(x, chosen, experts)?
     {
         return Ok(Permuted { rows, places, ends });
+    }
+    if overrides()
+        && !tracked(&[x])
+        && let Some(permuted) = super::cuda::permute(x, chosen, experts)?
+    {
+        return Ok(permuted);
     }
     if overrides()
         && let Some(permuted) = cpu_moe::permute(x, chosen, experts)?
@@ -172,6 +186,9 @@ pub fn grouped_linear(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tens
     let (rows, outputs) = (x.dim(0)?, weight.dim(1)?);
     if overrides() && !tracked(&[x, weight]) {
         if let Some(y) = super::npu::grouped_linear(x, weight, ends)? {
+            return Ok(y);
+        }
+        if let Some(y) = super::cuda::grouped_linear(x, weight, ends)? {
             return Ok(y);
         }
         if let Some(y) = cpu_moe::grouped_linear(x, weight, ends)? {
@@ -246,6 +263,9 @@ pub fn unpermute(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor
         if let Some(sums) = super::npu::unpermute(y, places, weights, None)? {
             return Ok(sums);
         }
+        if let Some(sums) = super::cuda::unpermute(y, places, weights, None)? {
+            return Ok(sums);
+        }
         if let Some(sums) = cpu_moe::unpermute(y, places, weights)? {
             return Ok(sums);
         }
@@ -259,13 +279,14 @@ pub fn unpermute(y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor
 /// [`unpermute`] added to `shared` `[T, H]`, what all tokens have in common; in one launch where the device can.
 pub fn unpermute_onto(shared: &Tensor, y: &Tensor, places: &Tensor, weights: &Tensor) -> Result<Tensor> {
     check_places(y, places, weights)?;
-    if overrides()
-        && !ours(y)
-        && !tracked(&[shared, y, weights])
-        && shared.dims() == [weights.dim(0)?, y.dim(1)?]
-        && let Some(sums) = super::npu::unpermute(y, places, weights, Some(shared))?
-    {
-        return Ok(sums);
+    let fits = shared.dims() == [weights.dim(0)?, y.dim(1)?];
+    if overrides() && !ours(y) && !tracked(&[shared, y, weights]) && fits {
+        if let Some(sums) = super::npu::unpermute(y, places, weights, Some(shared))? {
+            return Ok(sums);
+        }
+        if let Some(sums) = super::cuda::unpermute(y, places, weights, Some(shared))? {
+            return Ok(sums);
+        }
     }
     unpermute(y, places, weights)? + shared
 }

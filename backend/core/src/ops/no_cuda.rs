@@ -2,6 +2,7 @@
 //! override there.
 
 use super::AttentionMask;
+use super::moe::{Gating, Permuted};
 use crate::{Result, Tensor};
 
 pub(super) fn softmax_last_dim(_: &Tensor) -> Result<Option<Tensor>> {
@@ -25,5 +26,25 @@ pub(super) fn rotary(_: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<O
 }
 
 pub(super) fn attention(_: &Tensor, _: &Tensor, _: &Tensor, _: f64, _: AttentionMask<'_>) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(super) fn paged_attention(_: &Tensor, _: [&Tensor; 2], _: [&Tensor; 2], _: f64) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(super) fn route(_: &Tensor, _: usize, _: Gating<'_>) -> Result<Option<(Tensor, Tensor)>> {
+    Ok(None)
+}
+
+pub(super) fn permute(_: &Tensor, _: &Tensor, _: usize) -> Result<Option<Permuted>> {
+    Ok(None)
+}
+
+pub(super) fn grouped_linear(_: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+pub(super) fn unpermute(_: &Tensor, _: &Tensor, _: &Tensor, _: Option<&Tensor>) -> Result<Option<Tensor>> {
     Ok(None)
 }

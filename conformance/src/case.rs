@@ -29,6 +29,8 @@ pub enum View {
     Transposed,
     /// A window of a larger tensor: an offset of three elements, a gap after each row.
     Window,
+    /// A matrix `[k, n]` in blocks, `[n/16, k/16, 16, 16]`, which the operator is told.
+    Fractal,
 }
 
 /// A tensor argument.
@@ -241,6 +243,7 @@ fn describe(arg: &Arg) -> Option<String> {
             View::Contiguous => "",
             View::Transposed => "ᵀ",
             View::Window => "°",
+            View::Fractal => "▦",
         };
         format!("{}{:?}{view}", s.dtype, s.shape)
     };

@@ -50,6 +50,8 @@ struct Placed {
     written: bool,
     /// Whether `shape` is only the most that may come ([`Arg::Room`]).
     room: bool,
+    /// Whether it is a matrix in blocks ([`View::Fractal`]).
+    fractal: bool,
 }
 
 /// Strides, offset and storage size in elements of a view.
@@ -86,27 +88,38 @@ impl Placed {
     fn input(context: &Context, spec: &Spec, array: &Array, written: bool) -> Result<Self, acl::Error> {
         let (strides, offset, count) = geometry(&spec.shape, spec.view);
         let size = spec.dtype.size();
-        let mut bytes = vec![POISON; count * size + SENTINEL];
-        let mut element = Vec::new();
-        for (at, &value) in offsets(&spec.shape, &strides, offset).zip(&array.data) {
-            element.clear();
-            spec.dtype.encode(value, &mut element);
-            bytes[at * size..][..size].copy_from_slice(&element);
+        let mut bytes = Vec::with_capacity(count * size + SENTINEL);
+        if matches!(spec.view, View::Contiguous | View::Fractal) {
+            array.data.iter().for_each(|&value| spec.dtype.encode(value, &mut bytes));
+        }
+        bytes.resize(count * size + SENTINEL, POISON);
+        if matches!(spec.view, View::Transposed | View::Window) {
+            let mut element = Vec::new();
+            for (at, &value) in offsets(&spec.shape, &strides, offset).zip(&array.data) {
+                element.clear();
+                spec.dtype.encode(value, &mut element);
+                bytes[at * size..][..size].copy_from_slice(&element);
+            }
         }
         let buffer = context.upload(&bytes)?;
-        Ok(Self { buffer, dtype: spec.dtype, shape: spec.shape.clone(), strides, offset, written, room: false })
+        let (dtype, shape, fractal) = (spec.dtype, spec.shape.clone(), spec.view == View::Fractal);
+        Ok(Self { buffer, dtype, shape, strides, offset, written, room: false, fractal })
     }
 
     fn output(context: &Context, dtype: DType, shape: &[usize]) -> Result<Self, acl::Error> {
         let (strides, offset, count) = geometry(shape, View::Contiguous);
         let buffer = context.upload(&vec![POISON; count * dtype.size() + SENTINEL])?;
-        Ok(Self { buffer, dtype, shape: shape.to_vec(), strides, offset, written: true, room: false })
+        Ok(Self { buffer, dtype, shape: shape.to_vec(), strides, offset, written: true, room: false, fractal: false })
     }
 
     fn desc(&self) -> Result<TensorDesc<'_>, acl::Error> {
         let (dtype, size) = (self.dtype.acl(), self.dtype.size());
         let view = acl::View::strided(&self.buffer, dtype, size, &self.shape, &self.strides, self.offset)?;
-        if self.shape.is_empty() { view.scalar().desc() } else { view.desc() }
+        match (self.fractal, self.shape.is_empty()) {
+            (true, _) => view.fractal().desc(),
+            (false, true) => view.scalar().desc(),
+            (false, false) => view.desc(),
+        }
     }
 
     /// The elements, after checking that nothing between or behind them was written. `desc` is the tensor that the

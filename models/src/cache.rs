@@ -60,9 +60,11 @@ impl Cache {
     /// Holds the sequences `rows` of the batch, in this order; a sequence may occur several times.
     pub fn select(&mut self, rows: &[usize]) -> Result<()> {
         for layer in &mut self.layers {
-            if let Some(held) = &layer.held {
-                let rows = Tensor::from_iter(rows.iter().map(|row| *row as u32), held.device())?;
-                layer.held = Some(held.index_select(&rows, 1)?);
+            for held in [&mut layer.held, &mut layer.beside] {
+                if let Some(tensor) = held {
+                    let rows = Tensor::from_iter(rows.iter().map(|row| *row as u32), tensor.device())?;
+                    *held = Some(tensor.index_select(&rows, 1)?);
+                }
             }
         }
         Ok(())
@@ -82,22 +84,32 @@ impl Cache {
 #[derive(Default)]
 struct LayerCache {
     held: Option<Tensor>,
+    /// `[1, B, 1, capacity, R]`: what of rows that stand for both is of the keys alone, where it lies apart.
+    beside: Option<Tensor>,
     passes: bool,
 }
 
 impl LayerCache {
     /// Room for `tokens` more than the `length` positions held.
     fn grow(&mut self, length: usize, tokens: usize) -> Result<()> {
-        let Some(held) = &self.held else { return Ok(()) };
-        let (kinds, batch, heads, capacity, width) = held.dims5()?;
-        if length + tokens > capacity {
-            let grown = empty(kinds, (batch, heads, width), length + tokens, held)?;
-            if length > 0 {
-                grown.slice_set(&held.narrow(3, 0, length)?.contiguous()?, 3, 0)?;
+        for held in [&mut self.held, &mut self.beside] {
+            let Some(tensor) = held else { continue };
+            let (kinds, batch, heads, capacity, width) = tensor.dims5()?;
+            if length + tokens > capacity {
+                let grown = empty(kinds, (batch, heads, width), length + tokens, tensor)?;
+                if length > 0 {
+                    grown.slice_set(&tensor.narrow(3, 0, length)?.contiguous()?, 3, 0)?;
+                }
+                *held = Some(grown);
             }
-            self.held = Some(grown);
         }
         Ok(())
+    }
+
+    /// Rows and what is beside them, `[B, 1, capacity, ·]` each.
+    fn apart(&self) -> Result<Option<(Tensor, Tensor)>> {
+        let (Some(held), Some(beside)) = (&self.held, &self.beside) else { return Ok(None) };
+        Ok(Some((held.squeeze(0)?, beside.squeeze(0)?)))
     }
 
     /// Keys and values, `[B, KvH, capacity, D]` each.
@@ -150,6 +162,24 @@ impl LayerView<'_> {
         Ok(held.narrow(2, 0, self.length + tokens)?)
     }
 
+    /// As [`LayerView::append_one`] with what is of the keys alone, `beside` `[B, 1, T, R]`, in a memory of its own.
+    pub fn append_apart(&mut self, rows: &Tensor, beside: &Tensor) -> Result<(Tensor, Tensor)> {
+        if self.layer.passes {
+            return Ok((rows.clone(), beside.clone()));
+        }
+        if self.layer.held.is_none() {
+            let (batch, heads, tokens, width) = beside.dims4()?;
+            self.layer.beside = Some(empty(1, (batch, heads, width), self.length + tokens, beside)?);
+        }
+        let wanted = self.length + self.make_room(1, rows)?;
+        let Some((held, held_beside)) = self.layer.apart()? else {
+            bail!("the cache was made for rows that are whole")
+        };
+        held.slice_set(&rows.contiguous()?, 2, self.length)?;
+        held_beside.slice_set(&beside.contiguous()?, 2, self.length)?;
+        Ok((held.narrow(2, 0, wanted)?, held_beside.narrow(2, 0, wanted)?))
+    }
+
     /// Makes room for `kinds` rows for each position of `new`, `[B, KvH, T, D]`: how many they are.
     fn make_room(&mut self, kinds: usize, new: &Tensor) -> Result<usize> {
         let (batch, heads, tokens, width) = new.dims4()?;
@@ -188,5 +218,19 @@ impl LayerView<'_> {
         let held = held.squeeze(0)?;
         ops::write_at(&held, positions, rows)?;
         Ok(held)
+    }
+
+    /// All that there is memory for of what [`LayerView::append_apart`] has put apart, which a step writes to.
+    pub fn apart(&self) -> Result<(Tensor, Tensor)> {
+        let Some(both) = self.layer.apart()? else { bail!("the cache is empty: a prompt comes before a step") };
+        Ok(both)
+    }
+
+    /// Writes rows and what is beside them likewise: gives all that there is memory for of both.
+    pub fn write_apart_at(&mut self, rows: &Tensor, beside: &Tensor, positions: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (held, held_beside) = self.apart()?;
+        ops::write_at(&held, positions, rows)?;
+        ops::write_at(&held_beside, positions, beside)?;
+        Ok((held, held_beside))
     }
 }

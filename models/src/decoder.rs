@@ -12,9 +12,9 @@ use crate::rotary::{Places, RotaryTables};
 use crate::{CausalLm, Config, Logits};
 use anyhow::{Context, Result, bail, ensure};
 use candle_ascend::autograd::Checkpoint;
-use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Kernels, Turn, Weight};
+use candle_ascend::ops::{self, AttentionMask, HiddenKeys, Kernels, LatentPlaces, Turn, Weight};
 use candle_ascend::{DType, Device, Tensor};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// `y = x Wᵀ + b`, the weight stored `[out, in]`.
 pub struct Linear {
@@ -41,6 +41,14 @@ impl Linear {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.adapters.add(self.weight.linear(x, self.bias.as_ref())?, x)
+    }
+
+    /// The weight, where the projection is it and nothing else: no bias, no adapter, and no blocks.
+    pub(crate) fn alone(&self) -> Option<&Tensor> {
+        match &self.weight {
+            Weight::Dense(weight) if self.bias.is_none() && self.adapters.is_empty() => Some(weight),
+            _ => None,
+        }
     }
 
     /// Width of the result.
@@ -78,6 +86,19 @@ impl RmsNorm {
     pub fn add_forward(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
         Ok(ops::add_rms_norm(x, residual, &self.weight, self.eps)?)
     }
+
+    /// As [`RmsNorm::add_forward`], with the norm in F32 between them.
+    fn add_forward_wide(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        Ok(ops::add_rms_norm_wide(x, residual, &self.weight, self.eps)?)
+    }
+
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub(crate) fn eps(&self) -> f64 {
+        self.eps
+    }
 }
 
 /// What architectures decide differently about attention.
@@ -106,6 +127,8 @@ pub(crate) struct Pass {
     cos: Tensor,
     sin: Tensor,
     place: Place,
+    /// Of a step, for latent attention in one launch, made when it is first wanted.
+    latent: OnceLock<[Tensor; 3]>,
 }
 
 /// Where the tokens of a pass stand.
@@ -114,8 +137,9 @@ enum Place {
     After(usize),
     /// Whole sequences of these lengths, one after the other in one row.
     Packed(Vec<usize>),
-    /// One token a sequence, at positions [B] that the device holds, with the keys that lie beyond them.
-    At { positions: Tensor, beyond: HiddenKeys },
+    /// One token a sequence, at positions [B] that the device holds, with the keys that lie beyond them; the sequences are
+    /// numbered from 0.
+    At { positions: Tensor, beyond: HiddenKeys, numbers: Tensor },
 }
 
 impl Pass {
@@ -125,6 +149,31 @@ impl Pass {
             Place::After(_) | Place::Packed(_) => None,
             Place::At { positions, .. } => Some(positions),
         }
+    }
+
+    fn new((cos, sin): (Tensor, Tensor), place: Place) -> Self {
+        Self { cos, sin, place, latent: OnceLock::new() }
+    }
+
+    /// Where the tokens of a step stand in caches of `capacity` positions a sequence; none of other passes.
+    pub fn latent_places(&self, capacity: usize) -> Result<Option<LatentPlaces<'_>>> {
+        let Place::At { positions, beyond, numbers } = &self.place else { return Ok(None) };
+        let [places, cos, sin] = match self.latent.get() {
+            Some(made) => made,
+            None => {
+                let batch = positions.dim(0)?;
+                // One sequence begins where the cache does.
+                let places = match batch {
+                    1 => positions.clone(),
+                    _ => (numbers * capacity as f64)?.add(positions)?,
+                };
+                let width = self.cos.dim(1)?;
+                let table = |rows: &Tensor| rows.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?.contiguous();
+                let made = [places.reshape((batch, 1))?, table(&self.cos)?, table(&self.sin)?];
+                self.latent.get_or_init(|| made)
+            }
+        };
+        Ok(Some(LatentPlaces { places, cos, sin, mask: AttentionMask::Hidden(beyond) }))
     }
 
     /// Queries and keys `[B, N, T, D]` turned to the positions of the pass.
@@ -255,6 +304,21 @@ impl FeedForward {
             Self::Experts(experts) => experts.forward(x),
         }
     }
+
+    /// [`FeedForward::forward`] of the norm of `x` added to the residual stream, and the stream with it.
+    fn forward_added(&self, norm: &RmsNorm, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        match self {
+            // The router computes in F32, and a norm can be had in it at no cost.
+            Self::Experts(experts) if experts.routes_wide() => {
+                let (normed, wide, sum) = norm.add_forward_wide(x, residual)?;
+                Ok((experts.forward_routed_by(&normed, &wide)?, sum))
+            }
+            _ => {
+                let (normed, sum) = norm.add_forward(x, residual)?;
+                Ok((self.forward(&normed)?, sum))
+            }
+        }
+    }
 }
 
 /// One layer: norm, attention, norm, feed-forward.
@@ -335,24 +399,24 @@ impl Decoder {
 
     /// A pass over the tokens that follow the ones in `cache`.
     fn pass_after(&self, start: usize, tokens: usize) -> Result<Pass> {
-        let (cos, sin) = self.rotary.rows(start, tokens)?;
-        Ok(Pass { cos, sin, place: Place::After(start) })
+        Ok(Pass::new(self.rotary.rows(start, tokens)?, Place::After(start)))
     }
 
     /// A pass over whole sequences of these lengths, one after the other.
     fn pass_packed(&self, lengths: &[usize], device: &Device) -> Result<Pass> {
         let positions = Tensor::from_iter(lengths.iter().flat_map(|&length| 0..length as u32), device)?;
         let longest = lengths.iter().copied().max().unwrap_or_default();
-        let (cos, sin) = self.rotary.rows_at(&positions, longest)?;
-        Ok(Pass { cos, sin, place: Place::Packed(lengths.to_vec()) })
+        Ok(Pass::new(self.rotary.rows_at(&positions, longest)?, Place::Packed(lengths.to_vec())))
     }
 
     /// A pass over one token a sequence, at `positions` [B] of a cache for `capacity` positions. All are the same.
     fn pass_at(&self, positions: &Tensor, capacity: usize) -> Result<Pass> {
-        let (cos, sin) = self.rotary.rows_at(&positions.narrow(0, 0, 1)?, capacity)?;
+        let tables = self.rotary.rows_at(&positions.narrow(0, 0, 1)?, capacity)?;
+        let batch = positions.dim(0)?;
         let places = self.places.up_to(capacity)?;
         let beyond = HiddenKeys::behind(positions, &places)?;
-        Ok(Pass { cos, sin, place: Place::At { positions: positions.clone(), beyond } })
+        let numbers = self.places.up_to(batch)?.squeeze(0)?;
+        Ok(Pass::new(tables, Place::At { positions: positions.clone(), beyond, numbers }))
     }
 
     /// The layers: `input_ids` [B, T] to what the last of them adds to the residual stream, and that stream before,
@@ -372,9 +436,9 @@ impl Decoder {
                 }
             };
             let attended = layer.mixer.forward(&normed, pass, cache.layer(index))?;
-            let (normed, sum) = layer.post_attention_norm.add_forward(&attended, &residual)?;
+            let (output, sum) = layer.feed_forward.forward_added(&layer.post_attention_norm, &attended, &residual)?;
             residual = sum;
-            sublayer = Some(layer.feed_forward.forward(&normed)?);
+            sublayer = Some(output);
         }
         let Some(output) = sublayer else { unreachable!("the configuration has at least one layer") };
         Ok((output, residual))

@@ -89,6 +89,11 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// Whether something may be trained, or stand beside a projection, so that each has to stay a tensor of its own.
+    pub fn is_tuned(&self) -> bool {
+        self.tuning.is_some()
+    }
+
     /// The adapter of the projection `name`, if it is to have one.
     pub fn adapter(&self, name: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
         self.tuning.map_or(Ok(None), |tuning| tuning.adapter(name, outputs, inputs))

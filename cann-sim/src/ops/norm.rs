@@ -6,9 +6,9 @@ use super::wide::tabulate_rows;
 use crate::aclnn::{Call, Kernel, Launch, Tensor};
 use crate::dtype::DType::*;
 use crate::fail;
-use crate::status::Result;
+use crate::status::{Result, Status};
 use crate::with_element;
-use acl_sys::error::ACLNN_ERR_PARAM_NULLPTR;
+use acl_sys::error::{ACLNN_ERR_INNER_TILING_ERROR, ACLNN_ERR_PARAM_NULLPTR};
 
 /// Number of leading dimensions of `x` that `gamma`, whose shape must be the others, leaves alone.
 fn leading(call: &Call, x: &Tensor, gamma: &[usize], name: &str) -> Result<usize> {
@@ -48,7 +48,7 @@ fn reciprocal_rms(row: &[f32], epsilon: f64) -> f32 {
 }
 
 /// Normalised rows of `x` and the factor of each.
-fn rms_rows(x: &[f32], gamma: &[f32], epsilon: f64) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn rms_rows(x: &[f32], gamma: &[f32], epsilon: f64) -> (Vec<f32>, Vec<f32>) {
     let n = gamma.len();
     let rows = x.len().checked_div(n).unwrap_or(0);
     let factors = tabulate_rows(rows, n, &|row| reciprocal_rms(&x[row * n..][..n], epsilon));
@@ -136,18 +136,65 @@ pub fn add_rms_norm(
         call.shape_is(x, &x1.shape)?;
     }
     Ok(Box::new(move |launch| {
-        // The sum is rounded to its type before it is normalised, so that xOut, which the backward operator reads, is
-        // what was normalised.
-        let rounded = with_element!(x1.dtype, T => {
-            let add = |(a, b): (f32, f32)| <T as crate::dtype::Element>::to_f32(<T as crate::dtype::Element>::from_f32(a + b));
-            x1.load_f32(launch)?.into_iter().zip(x2.load_f32(launch)?).map(add).collect::<Vec<_>>()
-        });
+        let rounded = rounded_sum(launch, &x1, &x2)?;
         let (y, rstd) = rms_rows(&rounded, &gamma.load_f32(launch)?, epsilon);
         y_out.store_f32(launch, &y)?;
         if let Some(out) = &rstd_out {
             out.store_f32(launch, &rstd)?;
         }
         x_out.as_ref().map_or(Ok(()), |out| out.store_f32(launch, &rounded))
+    }))
+}
+
+/// The sum of two tensors, rounded to their type before it is normalised, so that `xOut`, which the backward operator reads, is
+/// what was normalised.
+fn rounded_sum(launch: &Launch, x1: &Tensor, x2: &Tensor) -> Result<Vec<f32>> {
+    with_element!(x1.dtype, T => {
+        let add = |(a, b): (f32, f32)| <T as crate::dtype::Element>::to_f32(<T as crate::dtype::Element>::from_f32(a + b));
+        Ok(x1.load_f32(launch)?.into_iter().zip(x2.load_f32(launch)?).map(add).collect())
+    })
+}
+
+/// As [`add_rms_norm`], with the norm, as it is rounded to its type, in `FLOAT` as well (`y1_out`).
+#[allow(clippy::too_many_arguments)]
+pub fn add_rms_norm_cast(
+    call: &mut Call,
+    x1: Tensor,
+    x2: Tensor,
+    gamma: Tensor,
+    epsilon: f64,
+    y1_out: Tensor,
+    y2_out: Tensor,
+    rstd_out: Tensor,
+    x_out: Tensor,
+) -> Result<Kernel> {
+    call.dtype_in(&x1, &[F16, BF16])?;
+    call.rank_in(&x1, 1..=8)?;
+    for tensor in [&x2, &gamma, &y2_out, &x_out] {
+        call.same_dtype(tensor, &x1)?;
+    }
+    for tensor in [&y1_out, &rstd_out] {
+        call.dtype_in(tensor, &[F32])?;
+    }
+    // What follows is the device's tiling to refuse.
+    let tiling = |status: Status| Status::new(ACLNN_ERR_INNER_TILING_ERROR, status.message);
+    let lead = leading(call, &x1, &gamma.shape, gamma.name).map_err(tiling)?;
+    for tensor in [&x2, &y1_out, &y2_out, &x_out] {
+        call.shape_is(tensor, &x1.shape).map_err(tiling)?;
+    }
+    check_statistic(call, &rstd_out, &x1, lead).map_err(tiling)?;
+    for tensor in [&y1_out, &y2_out, &rstd_out, &x_out] {
+        if !tensor.is_contiguous() {
+            fail!(ACLNN_ERR_INNER_TILING_ERROR, "{}: {} is not contiguous", call.op, tensor.name);
+        }
+    }
+    Ok(Box::new(move |launch| {
+        let rounded = rounded_sum(launch, &x1, &x2)?;
+        let (y, rstd) = rms_rows(&rounded, &gamma.load_f32(launch)?, epsilon);
+        y2_out.store_f32(launch, &y)?;
+        y1_out.store_f32(launch, &y2_out.load_f32(launch)?)?;
+        rstd_out.store_f32(launch, &rstd)?;
+        x_out.store_f32(launch, &rounded)
     }))
 }
 

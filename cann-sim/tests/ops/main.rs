@@ -9,6 +9,7 @@ mod compare;
 mod elementwise;
 mod experts;
 mod index;
+mod latent;
 mod loss;
 mod matmul;
 mod norm;

@@ -121,14 +121,34 @@ pub fn array(dtype: DType, shape: &[usize], values: &[f64]) -> Array {
     describe(Rc::new(Block { data, bytes: bytes.len() }), dtype, shape.to_vec(), strides, 0)
 }
 
+/// The matrix `[k, n]` of zeros in blocks, `[n/16, k/16, 16, 16]`, described as such.
+pub fn blocks(dtype: DType, k: usize, n: usize) -> Array {
+    let shape = [n / 16, k / 16, 16, 16];
+    let flat = array(dtype, &[k * n], &vec![0.0; k * n]);
+    let strides = (0..4).map(|i| shape[i + 1..].iter().product::<usize>() as i64).collect();
+    describe_as(flat.block.clone(), dtype, shape.to_vec(), strides, 0, (29, &shape.map(|size| size as i64)))
+}
+
 /// An array to be written, filled with a number that no result should keep.
 pub fn output(dtype: DType, shape: &[usize]) -> Array {
     array(dtype, shape, &vec![77.0; shape.iter().product()])
 }
 
 fn describe(block: Rc<Block>, dtype: DType, shape: Vec<usize>, strides: Vec<i64>, offset: i64) -> Array {
-    let dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
     let storage = [(block.bytes / dtype.size()) as i64];
+    describe_as(block, dtype, shape, strides, offset, (2, &storage))
+}
+
+/// With a format, and the shape of the storage.
+fn describe_as(
+    block: Rc<Block>,
+    dtype: DType,
+    shape: Vec<usize>,
+    strides: Vec<i64>,
+    offset: i64,
+    (format, storage): (i32, &[i64]),
+) -> Array {
+    let dims: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
     // SAFETY: the arrays have the lengths that are passed.
     let handle = unsafe {
         acl().aclCreateTensor(
@@ -137,9 +157,9 @@ fn describe(block: Rc<Block>, dtype: DType, shape: Vec<usize>, strides: Vec<i64>
             dtype.to_acl(),
             strides.as_ptr(),
             offset,
-            2,
+            format,
             storage.as_ptr(),
-            1,
+            storage.len() as u64,
             block.data,
         )
     };

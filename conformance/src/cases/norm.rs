@@ -3,7 +3,8 @@
 use super::FLOATS;
 use super::args::{between, build, computed_in_f32, given, out, t};
 use crate::array::{Array, DType};
-use crate::case::{Arg, Case, Fill, Spec};
+use crate::case::{Arg, Case, Fill, Spec, Tolerance};
+use crate::compare::compare;
 use DType::*;
 use candle_ascend::{Tensor, ops};
 
@@ -65,7 +66,28 @@ fn rms_norms(dtype: DType) -> Vec<Case> {
         outs[1] = outs[1].clone().reshaped(&[3, 5]);
         outs
     });
-    vec![plain.tensors(rms_norm_through), fused.tensors(add_rms_norm_through), gemma.within(4.0, 0.5)]
+    let mut cases = vec![plain.tensors(rms_norm_through), fused.tensors(add_rms_norm_through), gemma.within(4.0, 0.5)];
+    if dtype != F32 {
+        let args = vec![x(), x(), gamma(), Arg::Float(EPS), out(F32, &SHAPE), y(), rstd(), y()];
+        cases.push(Case::property("AddRmsNormCast", args, add_rms_norm_cast));
+    }
+    cases
+}
+
+/// The norm in FLOAT is the one that is rounded to the type, to the bit; the rest as [`rms_norms`] has it.
+fn add_rms_norm_cast(x: &[Array], got: &[Array]) -> Result<(), String> {
+    if got[0].data != got[1].data {
+        return Err("y1 is not y2 in FLOAT".into());
+    }
+    let sum = x[0].zip(&x[1], |a, b| a + b).rounded();
+    let wanted = rms(&sum, &x[2], 0.0).into_iter().chain([sum]);
+    for (i, (got, wanted)) in got[1..].iter().zip(wanted).enumerate() {
+        let found = compare(got, &wanted, Tolerance::Units { units: 6.0, scale: 0.5 })?;
+        if !found.passed() {
+            return Err(format!("output {}: {found:?}", i + 2));
+        }
+    }
+    Ok(())
 }
 
 /// The tensor interface does not return the reciprocal deviation, which only the backward pass needs.

@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::{Buffer, Error};
 use acl_sys::{
-    ACL_BF16, ACL_DOUBLE, ACL_FLOAT, ACL_FLOAT16, ACL_FORMAT_ND, ACL_INT32, ACL_INT64, aclDataType, aclIntArray,
-    aclScalar, aclTensor, aclTensorList,
+    ACL_BF16, ACL_DOUBLE, ACL_FLOAT, ACL_FLOAT16, ACL_FORMAT_FRACTAL_NZ, ACL_FORMAT_ND, ACL_INT32, ACL_INT64,
+    aclDataType, aclIntArray, aclScalar, aclTensor, aclTensorList,
 };
 use candle_core::Layout;
 use std::marker::PhantomData;
@@ -25,6 +25,8 @@ pub struct View<'a> {
     strides: [i64; MAX_RANK],
     /// Elements before the first.
     offset: usize,
+    /// Whether the dimensions are those of a matrix in blocks, as the cube cores read it.
+    fractal: bool,
 }
 
 impl<'a> View<'a> {
@@ -62,8 +64,16 @@ impl<'a> View<'a> {
             let why = format!("a view of shape {dims:?}, but operators of the npu take {MAX_RANK} dimensions at most");
             return Err(Error::Arguments { op: "view", why });
         }
-        let mut view =
-            Self { buffer, dtype, width, rank: rank.max(1), dims: [1; MAX_RANK], strides: [1; MAX_RANK], offset };
+        let mut view = Self {
+            buffer,
+            dtype,
+            width,
+            rank: rank.max(1),
+            dims: [1; MAX_RANK],
+            strides: [1; MAX_RANK],
+            offset,
+            fractal: false,
+        };
         let mut last = offset;
         for i in 0..rank {
             view.dims[i] = dims[i] as i64;
@@ -113,14 +123,23 @@ impl<'a> View<'a> {
         self
     }
 
+    /// The view, whose shape is `[n/16, k/16, 16, 16]`, as the matrix `[k, n]` in format FRACTAL_NZ.
+    pub fn fractal(mut self) -> Self {
+        self.fractal = true;
+        self
+    }
+
     /// The handle that operators take.
     pub fn desc(&self) -> Result<TensorDesc<'a>, Error> {
         let context = &self.buffer.context;
         context.0.ready()?;
         let (api, rank) = (&context.0.api, self.rank as u64);
-        let storage = (self.buffer.size() / self.width) as i64;
-        // SAFETY: the arrays hold `rank` numbers (one for the storage) and are copied by the call; the view lies in the
-        // buffer, as the constructor checked, and the handle borrows the buffer.
+        let whole = [(self.buffer.size() / self.width) as i64];
+        // Operators know the blocks by the shape of the storage.
+        let (format, storage) =
+            if self.fractal { (ACL_FORMAT_FRACTAL_NZ, self.dims()) } else { (ACL_FORMAT_ND, &whole[..]) };
+        // SAFETY: the arrays hold as many numbers as the call is told and are copied by it; the view lies in the buffer, as
+        // the constructor checked, and the handle borrows the buffer.
         let answer = unsafe {
             api.acl.aclCreateTensor(
                 self.dims.as_ptr(),
@@ -128,9 +147,9 @@ impl<'a> View<'a> {
                 self.dtype,
                 self.strides.as_ptr(),
                 self.offset as i64,
-                ACL_FORMAT_ND,
-                &storage,
-                1,
+                format,
+                storage.as_ptr(),
+                storage.len() as u64,
                 self.buffer.pointer(),
             )
         };

@@ -46,7 +46,7 @@ const ATTENTION_WIDTH: usize = 512;
 /// Most query heads that share one key head in fused attention.
 const SHARED_HEADS: usize = 64;
 /// "No limit" of fused attention's windows.
-const ALL_TOKENS: i64 = i32::MAX as i64;
+pub(super) const ALL_TOKENS: i64 = i32::MAX as i64;
 
 /// A contiguous view of what a layout selects, copied when it is not contiguous.
 pub(super) struct Contiguous<'a> {
@@ -119,6 +119,31 @@ impl NpuStorage {
             launch::<op::AddRmsNorm, _>(self.context(), (&x1, &x2, &gamma, eps, &y, &rstd, &x))?;
         }
         Ok((out, sum))
+    }
+
+    /// As [`Self::add_rms_norm`], with the norm widened to F32 as well: `(norm, sum, norm in F32)`. `None` when the loaded CANN
+    /// has no operator for it.
+    pub fn add_rms_norm_wide(
+        &self,
+        layout: &Layout,
+        residual: (&Self, &Layout),
+        weight: (&Self, &Layout),
+        eps: f64,
+    ) -> Result<Option<[Self; 3]>> {
+        let narrow = matches!(self.element(), DType::F16 | DType::BF16);
+        if !narrow || layout.shape().elem_count() == 0 || !self.context().has::<op::AddRmsNormCast>() {
+            return Ok(None);
+        }
+        let [out, sum] = [self.like(layout)?, self.like(layout)?];
+        let (wide, rstd) = (self.npu().uninit(DType::F32, layout.shape().elem_count())?, self.rstd(layout)?);
+        let dims = layout.dims();
+        let (y1, y2, x, rstd) = (wide.shaped(dims)?, out.shaped(dims)?, sum.shaped(dims)?, rstd.shaped(&kept(layout))?);
+        #[rustfmt::skip]
+        launch::<op::AddRmsNormCast, _>(self.context(), (
+            &self.operand(layout)?, &residual.0.operand(residual.1)?, &weight.0.operand(weight.1)?, eps, &y1.desc()?, &y2.desc()?,
+            &rstd.desc()?, &x.desc()?,
+        ))?;
+        Ok(Some([out, sum, wide]))
     }
 
     /// What an operator is told of the elements that `layout` selects.

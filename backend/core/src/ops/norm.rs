@@ -146,6 +146,19 @@ pub fn add_rms_norm(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) ->
     Ok((rms_norm(&sum, weight, eps)?, sum))
 }
 
+/// As [`add_rms_norm`], with the norm in F32 as well, as it was rounded: `(norm, norm in F32, sum)`. One launch where the device
+/// has it, for what is computed in F32 from the norm, as routers are.
+pub fn add_rms_norm_wide(x: &Tensor, residual: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor, Tensor)> {
+    if overrides() && !tracked(&[x, residual, weight]) && x.dims() == residual.dims() {
+        check(x, weight)?;
+        if let Some(three) = super::npu::add_rms_norm_wide(x, residual, weight, eps)? {
+            return Ok(three);
+        }
+    }
+    let (normed, sum) = add_rms_norm(x, residual, weight, eps)?;
+    Ok((normed.clone(), normed.to_dtype(DType::F32)?, sum))
+}
+
 fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
     expect_float(x, "rms-norm")?;
     if weight.rank() != 1 || x.dim(D::Minus1)? != weight.dims()[0] {

@@ -81,6 +81,20 @@ pub(super) fn add_rms_norm(
     })
 }
 
+/// `(norm, norm in F32, sum)`
+pub(super) fn add_rms_norm_wide(
+    x: &Tensor,
+    residual: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let made = on_npu([x, residual, weight], |[(storage, layout), residual, weight]| {
+        storage.add_rms_norm_wide(layout, residual, weight, eps)
+    })?;
+    let of = |storage| tensor(storage, x.dims());
+    Ok(made.flatten().map(|[normed, sum, wide]| (of(normed), of(wide), of(sum))))
+}
+
 pub(super) fn rotary(q: &Tensor, k: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     if !q.device().is_npu() || !has_fused(q.dtype()) {
         return Ok(None);

@@ -45,6 +45,15 @@ pub(super) struct Attention {
     pub scale: f32,
     pub band: Band,
     pub mask: Option<Mask>,
+    /// The rotated parts of queries and keys, which lie apart; their products add to the scores.
+    pub rope: Option<(Grid, Grid)>,
+}
+
+/// Keys and values of one head that each are a matrix, and the keys' rotated part where it lies apart.
+struct Segment<'a, T> {
+    key: Matrix<'a, T>,
+    value: Matrix<'a, T>,
+    rope: Option<Matrix<'a, T>>,
 }
 
 /// The result of one block of queries of one key head: for each head of its group, for each query.
@@ -103,7 +112,11 @@ impl Attention {
             let of_source = self.sequences.iter().filter(|(_, keys)| keys.source == source);
             let tokens: usize = of_source.map(|(_, keys)| keys.span.len).sum();
             call.touches(&key.tensor, tokens * heads * key.dim);
-            call.touches(&value.tensor, tokens * heads * value.dim);
+            // Latent keys are the values: they are read once.
+            call.touches(&value.tensor, if self.rope.is_some() { 0 } else { tokens * heads * value.dim });
+            if let Some((_, rope)) = &self.rope {
+                call.touches(&rope.tensor, tokens * heads * rope.dim);
+            }
         }
         if let Some(mask) = mask {
             let pairs: usize = self.sequences.iter().map(|(span, keys)| span.len * keys.span.len).sum();
@@ -115,7 +128,8 @@ impl Attention {
             // As one product of all of a group's queries with the mean number of keys that they see.
             let (rows, seen) = (group * span.len, pairs.div_ceil(span.len.max(1)));
             let dtype = self.query.tensor.dtype;
-            for (dim, products) in [self.query.dim, self.keys[keys.source].1.dim].into_iter().zip(products) {
+            let width = self.query.dim + self.rope.as_ref().map_or(0, |(query, _)| query.dim);
+            for (dim, products) in [width, self.keys[keys.source].1.dim].into_iter().zip(products) {
                 call.works(Cost::products(heads, (rows, dim, seen), dtype, false).times(products));
             }
             call.works(Cost::vector(heads * group * pairs, SOFTENING, F32));
@@ -127,6 +141,7 @@ impl Attention {
         let query = load::<T>(&self.query, launch)?;
         let load_pair = |(k, v): &(Grid, Grid)| Ok((load::<T>(k, launch)?, load::<T>(v, launch)?));
         let loaded = self.keys.iter().map(load_pair).collect::<Result<Vec<_>>>()?;
+        let rope = self.rope.as_ref().map(load_pair).transpose()?;
         let mask = self.mask.as_ref().map(|mask| mask.load(launch)).transpose()?;
         let table = self.pages.as_ref().map(|pages| self.checked_table(pages, launch)).transpose()?;
         let step = (ROWS / self.group()).max(1);
@@ -139,8 +154,9 @@ impl Attention {
         let block = |&(sequence, key_head, first, count): &(usize, usize, usize, usize)| {
             let source = self.sequences[sequence].1.source;
             let pages = table.as_ref().map(|table| &table[sequence][..]);
-            let segments = self.segments(sequence, key_head, &loaded[source], pages);
-            self.block(&query, &segments, mask.as_ref(), (sequence, key_head, first, count))
+            let segments = self.segments(sequence, key_head, &loaded[source], rope.as_ref().map(|rope| &rope.1), pages);
+            let queries = (&query, rope.as_ref().map(|rope| &rope.0));
+            self.block(queries, &segments, mask.as_ref(), (sequence, key_head, first, count))
         };
         let mut blocks: Vec<_> = tasks.iter().map(|_| None).collect();
         let longest = self.sequences.iter().map(|(_, keys)| keys.span.len).max().unwrap_or(0);
@@ -182,49 +198,57 @@ impl Attention {
         sequence: usize,
         head: usize,
         (k, v): &'a (Loaded<T>, Loaded<T>),
+        rope: Option<&'a Loaded<T>>,
         pages: Option<&[usize]>,
-    ) -> Vec<(Matrix<'a, T>, Matrix<'a, T>)> {
+    ) -> Vec<Segment<'a, T>> {
         let KeySpan { source, span } = &self.sequences[sequence].1;
         let (key, value) = &self.keys[*source];
+        let piece = |at, count| Segment {
+            key: matrix(key, k, at, count),
+            value: matrix(value, v, at, count),
+            rope: self.rope.as_ref().zip(rope).map(|((_, grid), loaded)| matrix(grid, loaded, at, count)),
+        };
         match (pages, &self.pages) {
             (Some(ids), Some(Pages { block_size, .. })) => ids
                 .iter()
                 .enumerate()
-                .map(|(i, &id)| {
-                    let count = (span.len - i * block_size).min(*block_size);
-                    (matrix(key, k, (id, head, 0), count), matrix(value, v, (id, head, 0), count))
-                })
+                .map(|(i, &id)| piece((id, head, 0), (span.len - i * block_size).min(*block_size)))
                 .collect(),
-            _ => {
-                let at = (span.batch, head, span.first);
-                vec![(matrix(key, k, at, span.len), matrix(value, v, at, span.len))]
-            }
+            _ => vec![piece((span.batch, head, span.first), span.len)],
         }
     }
 
     fn block<T: Stored>(
         &self,
-        query: &Loaded<T>,
-        segments: &[(Matrix<T>, Matrix<T>)],
+        (query, rope): (&Loaded<T>, Option<&Loaded<T>>),
+        segments: &[Segment<T>],
         mask: Option<&LoadedMask>,
         (sequence, key_head, first, count): (usize, usize, usize, usize),
     ) -> Block {
         let (span, keys) = &self.sequences[sequence];
         let (group, skv) = (self.group(), keys.span.len);
         let head = key_head * group;
-        let mut rows = Vec::with_capacity(group * count * self.query.dim);
-        for h in head..head + group {
-            rows.extend(matrix(&self.query, query, (span.batch, h, span.first + first), count).map(T::to_f32));
-        }
+        let rows_of = |grid: &Grid, loaded: &Loaded<T>| {
+            let of_head = |h| matrix(grid, loaded, (span.batch, h, span.first + first), count).map(T::to_f32);
+            (head..head + group).flat_map(of_head).collect::<Vec<f32>>()
+        };
+        let rows = rows_of(&self.query, query);
+        let rope = self.rope.as_ref().zip(rope).map(|((grid, _), loaded)| rows_of(grid, loaded));
         // Keys past the last one that any query of the block sees need no scores.
         let visible = (first..first + count).map(|i| self.band.range(i, span.len, skv).1).max().unwrap_or(0);
         let mut scores = vec![0f32; group * count * visible];
         let queries = Matrix::row_major(&rows, group * count, self.query.dim);
-        for_segments(segments, visible, |at, (k, _)| {
-            let mut part = vec![0f32; queries.rows * k.rows];
-            product(queries, k.t(), &mut part, false);
-            for (row, part) in part.chunks_exact(k.rows).enumerate() {
-                scores[row * visible + at..][..k.rows].copy_from_slice(part);
+        for_segments(segments, visible, |at, count, segment| {
+            let mut add = |queries: Matrix<f32>, keys: Matrix<T>| {
+                let mut part = vec![0f32; queries.rows * count];
+                product(queries, keys.first_rows(count).t(), &mut part, false);
+                for (row, part) in part.chunks_exact(count).enumerate() {
+                    scores[row * visible + at..][..count].iter_mut().zip(part).for_each(|(to, score)| *to += score);
+                }
+            };
+            add(queries, segment.key);
+            if let Some((rows, keys)) = rope.as_ref().zip(segment.rope) {
+                add(Matrix::row_major(rows, queries.rows, keys.cols), keys);
             }
         });
         let (mut max, mut sum) = (Vec::with_capacity(group * count), Vec::with_capacity(group * count));
@@ -238,11 +262,11 @@ impl Attention {
         }
         let dim = self.keys[keys.source].1.dim;
         let mut output = vec![0f32; group * count * dim];
-        for_segments(segments, visible, |at, (_, v)| {
+        for_segments(segments, visible, |at, keys, segment| {
             let weights: Vec<f32> =
-                (0..group * count).flat_map(|row| &scores[row * visible + at..][..v.rows]).copied().collect();
+                (0..group * count).flat_map(|row| &scores[row * visible + at..][..keys]).copied().collect();
             let mut part = vec![0f32; output.len()];
-            product(Matrix::row_major(&weights, group * count, v.rows), v, &mut part, false);
+            product(Matrix::row_major(&weights, group * count, keys), segment.value.first_rows(keys), &mut part, false);
             output.iter_mut().zip(part).for_each(|(to, value)| *to += value);
         });
         for (row, sum) in sum.iter().enumerate() {
@@ -254,19 +278,15 @@ impl Attention {
     }
 }
 
-/// Calls `visit` with each segment, cut at `visible` keys, and its first key.
-fn for_segments<T: Copy>(
-    segments: &[(Matrix<T>, Matrix<T>)],
-    visible: usize,
-    mut visit: impl FnMut(usize, (Matrix<T>, Matrix<T>)),
-) {
+/// Calls `visit` with the first key of each segment, how many of its keys are before the `visible`-th, and the segment.
+fn for_segments<T: Copy>(segments: &[Segment<T>], visible: usize, mut visit: impl FnMut(usize, usize, &Segment<T>)) {
     let mut at = 0;
-    for (k, v) in segments {
-        let count = k.rows.min(visible - at);
+    for segment in segments {
+        let count = segment.key.rows.min(visible - at);
         if count == 0 {
             return;
         }
-        visit(at, (k.first_rows(count), v.first_rows(count)));
+        visit(at, count, segment);
         at += count;
     }
 }

@@ -1,13 +1,17 @@
 //! The exported operators of inference: their parameter lists, in the order of the interface, over one plan.
 
-use super::infer::{DENSE, Inference, WITH_TND, refuse_features};
+use super::infer::{DENSE, Inference, Rope, WITH_TND, refuse_features};
 use crate::aclnn::{Call, Kernel, Tensor, TensorList};
 use crate::status::Result;
 
-/// A version of FusedInferAttentionScore: `optional` are the arguments that it adds after `kv_padding_size`, `ints`
-/// those after `softmax_lse_flag`. The former must be null; the latter say how quantised arguments are to be read.
+/// A version of FusedInferAttentionScore: `optional` are the arguments that it adds after `kv_padding_size`, `rope` those of
+/// the rotated part, with whether the newest page's rules hold, `later` those after them, and `ints` those after
+/// `softmax_lse_flag`. The optional and the later ones must be null; the last say how quantised arguments are to be read.
 macro_rules! fused_infer_attention_score {
-    ($(#[$doc:meta])* $name:ident, $layouts:ident, optional ($($optional:ident: $type:ty),*), ints ($($int:ident),*)) => {
+    (
+        $(#[$doc:meta])* $name:ident, $layouts:ident, optional ($($optional:ident: $type:ty),*),
+        $(rope ($query_rope:ident, $key_rope:ident, $newest:literal), later ($($later:ident: $later_type:ty),*),)? ints ($($int:ident),*)
+    ) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         pub fn $name(
@@ -15,7 +19,8 @@ macro_rules! fused_infer_attention_score {
             actual_seq_lengths: Option<Vec<i64>>, actual_seq_lengths_kv: Option<Vec<i64>>, deq_scale1: Option<Tensor>,
             quant_scale1: Option<Tensor>, deq_scale2: Option<Tensor>, quant_scale2: Option<Tensor>, quant_offset2: Option<Tensor>,
             antiquant_scale: Option<Tensor>, antiquant_offset: Option<Tensor>, block_table: Option<Tensor>,
-            query_padding_size: Option<Tensor>, kv_padding_size: Option<Tensor>, $($optional: $type,)* num_heads: i64, scale_value: f64,
+            query_padding_size: Option<Tensor>, kv_padding_size: Option<Tensor>, $($optional: $type,)*
+            $($query_rope: Option<Tensor>, $key_rope: Option<Tensor>, $($later: $later_type,)*)? num_heads: i64, scale_value: f64,
             pre_tokens: i64, next_tokens: i64, input_layout: String, num_key_value_heads: i64, sparse_mode: i64, inner_precise: i64,
             block_size: i64, _antiquant_mode: i64, softmax_lse_flag: bool, $($int: i64,)* attention_out: Tensor,
             softmax_lse: Option<Tensor>,
@@ -25,8 +30,10 @@ macro_rules! fused_infer_attention_score {
                 ("deqScale2", deq_scale2.is_some()), ("quantScale2", quant_scale2.is_some()),
                 ("quantOffset2", quant_offset2.is_some()), ("antiquantScale", antiquant_scale.is_some()),
                 ("antiquantOffset", antiquant_offset.is_some()), ("queryPaddingSize", query_padding_size.is_some()),
-                ("kvPaddingSize", kv_padding_size.is_some()), $((stringify!($optional), $optional.is_some())),*
+                ("kvPaddingSize", kv_padding_size.is_some()), $((stringify!($optional), $optional.is_some()),)*
+                $($((stringify!($later), $later.is_some()),)*)?
             ])?;
+            let rope: Option<Rope> = None$(.or(Rope::of(call, $query_rope, $key_rope, $newest)?))?;
             refuse_features(call, &[$((stringify!($int), $int != 0)),*])?;
             if softmax_lse_flag && softmax_lse.is_none() {
                 return call.invalid("softmaxLse is null although softmaxLseFlag asks for it");
@@ -35,7 +42,7 @@ macro_rules! fused_infer_attention_score {
                 query, key, value, mask: atten_mask, query_lengths: actual_seq_lengths, key_lengths: actual_seq_lengths_kv, block_table,
                 heads: num_heads, key_heads: num_key_value_heads, scale: scale_value, before: pre_tokens, after: next_tokens,
                 layout: input_layout, layouts: $layouts, sparse_mode, inner_precise, block_size, out: attention_out,
-                lse: softmax_lse.filter(|_| softmax_lse_flag),
+                lse: softmax_lse.filter(|_| softmax_lse_flag), rope,
             };
             inference.plan(call)
         }
@@ -55,20 +62,21 @@ fused_infer_attention_score! {
     ), ints (key_antiquant_mode, value_antiquant_mode)
 }
 fused_infer_attention_score! {
-    /// As [`fused_infer_attention_score_v2`], with layout TND, and arguments for a separate rotary part, which must be null.
+    /// As [`fused_infer_attention_score_v2`], with layout TND, and the rotated part of latent queries and keys apart.
     fused_infer_attention_score_v3, WITH_TND, optional (
         key_antiquant_scale: Option<Tensor>, key_antiquant_offset: Option<Tensor>, value_antiquant_scale: Option<Tensor>,
         value_antiquant_offset: Option<Tensor>, key_shared_prefix: Option<Tensor>, value_shared_prefix: Option<Tensor>,
-        actual_shared_prefix_len: Option<Vec<i64>>, query_rope: Option<Tensor>, key_rope: Option<Tensor>,
-        key_rope_antiquant_scale: Option<Tensor>
-    ), ints (key_antiquant_mode, value_antiquant_mode)
+        actual_shared_prefix_len: Option<Vec<i64>>
+    ), rope (query_rope, key_rope, false), later (key_rope_antiquant_scale: Option<Tensor>),
+    ints (key_antiquant_mode, value_antiquant_mode)
 }
 fused_infer_attention_score! {
     /// As [`fused_infer_attention_score_v3`], with arguments for quantised queries and sinks, which must be null.
     fused_infer_attention_score_v4, WITH_TND, optional (
         key_antiquant_scale: Option<Tensor>, key_antiquant_offset: Option<Tensor>, value_antiquant_scale: Option<Tensor>,
         value_antiquant_offset: Option<Tensor>, key_shared_prefix: Option<Tensor>, value_shared_prefix: Option<Tensor>,
-        actual_shared_prefix_len: Option<Vec<i64>>, query_rope: Option<Tensor>, key_rope: Option<Tensor>,
+        actual_shared_prefix_len: Option<Vec<i64>>
+    ), rope (query_rope, key_rope, false), later (
         key_rope_antiquant_scale: Option<Tensor>, dequant_scale_query: Option<Tensor>, learnable_sink: Option<Tensor>
     ), ints (key_antiquant_mode, value_antiquant_mode, query_quant_mode)
 }
@@ -77,7 +85,8 @@ fused_infer_attention_score! {
     fused_infer_attention_score_v5, WITH_TND, optional (
         key_antiquant_scale: Option<Tensor>, key_antiquant_offset: Option<Tensor>, value_antiquant_scale: Option<Tensor>,
         value_antiquant_offset: Option<Tensor>, key_shared_prefix: Option<Tensor>, value_shared_prefix: Option<Tensor>,
-        actual_shared_prefix_len: Option<Vec<i64>>, query_rope: Option<Tensor>, key_rope: Option<Tensor>,
+        actual_shared_prefix_len: Option<Vec<i64>>
+    ), rope (query_rope, key_rope, true), later (
         key_rope_antiquant_scale: Option<Tensor>, dequant_scale_query: Option<Tensor>, learnable_sink: Option<Tensor>,
         q_start_idx: Option<Vec<i64>>, kv_start_idx: Option<Vec<i64>>
     ), ints (key_antiquant_mode, value_antiquant_mode, query_quant_mode, pse_type)
@@ -184,6 +193,7 @@ pub fn prompt_flash_attention_v3(
         block_size: 0,
         out: attention_out,
         lse: None,
+        rope: None,
     };
     inference.plan(call)
 }
@@ -296,6 +306,7 @@ pub fn incre_flash_attention_v4(
         block_size,
         out: attention_out,
         lse: None,
+        rope: None,
     };
     inference.plan(call)
 }

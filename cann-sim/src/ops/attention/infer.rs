@@ -39,6 +39,32 @@ pub(super) struct Inference {
     pub out: Tensor,
     /// Where the logarithm of the sum of exponentials goes, if it is asked for.
     pub lse: Option<Tensor>,
+    pub rope: Option<Rope>,
+}
+
+/// The rotated part of queries and keys where it lies apart from the latent one, which is keys and values at once.
+pub(super) struct Rope {
+    query: Tensor,
+    key: Tensor,
+    /// Whether the page of version 5 holds, which takes a mask of single keys, and pages of more sizes.
+    newest: bool,
+}
+
+/// Elements of a latent head, and of its rotated part.
+const LATENT: usize = 512;
+const ROTATED: usize = 64;
+/// Layouts of theirs that are computed here; the pages have more.
+const LATENT_LAYOUTS: &[&str] = &["BSH", "BSND", "BNSD"];
+
+impl Rope {
+    /// The rotated parts, both or none.
+    pub(super) fn of(call: &Call, query: Option<Tensor>, key: Option<Tensor>, newest: bool) -> Result<Option<Self>> {
+        match (query, key) {
+            (Some(query), Some(key)) => Ok(Some(Self { query, key, newest })),
+            (None, None) => Ok(None),
+            _ => call.invalid("of queryRope and keyRope one is null and the other is not"),
+        }
+    }
 }
 
 /// Refuses arguments of features that the simulator does not have: quantisation, shared prefixes, position biases, padding.
@@ -61,13 +87,14 @@ impl Inference {
         let keys = self.key_grids(call, layout, key_heads, &query)?;
         self.check_sizes(call, layout, &query, &keys, single)?;
         let sequences = self.sequences(call, layout, &query, &keys, single)?;
+        let rope = self.rope.as_ref().map(|rope| self.latent(call, rope, layout, &query, &keys[0].0)).transpose()?;
         let (band, mask) = self.visibility(call, &query, &sequences, single)?;
         let out = self.output(call, layout, &query, keys[0].1.dim)?;
         let lse = self.lse_grid(call, layout, &query)?;
         let pages = self.block_table.map(|table| Pages { table, block_size: self.block_size as usize });
         call.needs_workspace(query.tensor.count() * 4);
         let dtype = self.query.dtype;
-        let attention = Attention { query, keys, sequences, pages, scale: self.scale as f32, band, mask };
+        let attention = Attention { query, keys, sequences, pages, scale: self.scale as f32, band, mask, rope };
         attention.note_cost(call, [1, 1], self.mask.as_ref());
         Ok(Box::new(move |launch| {
             let blocks = if dtype == F16 { attention.run::<f16>(launch)? } else { attention.run::<bf16>(launch)? };
@@ -78,6 +105,14 @@ impl Inference {
 
     fn head_counts(&self, call: &Call) -> Result<(usize, usize)> {
         let (heads, key_heads) = (self.heads, if self.key_heads == 0 { self.heads } else { self.key_heads });
+        if self.rope.is_some() {
+            return match (heads.count_ones(), heads, key_heads) {
+                (1, 1..=128, 1) => Ok((heads as usize, 1)),
+                _ => call.invalid(format!(
+                    "numHeads {heads} and numKeyValueHeads {key_heads}: with queryRope wanted a power of two up to 128, and 1"
+                )),
+            };
+        }
         if !(1..=256).contains(&heads) || key_heads < 1 || heads % key_heads != 0 || heads / key_heads > 64 {
             return call.invalid(format!(
                 "numHeads {heads} and numKeyValueHeads {key_heads}: wanted 1 to 256, a multiple of at most 64"
@@ -137,7 +172,8 @@ impl Inference {
                 );
                 return call.invalid(text);
             }
-            Ok((k, v))
+            // Latent keys are the values as well, whatever is passed for these.
+            Ok(if self.rope.is_some() { (k.clone(), k) } else { (k, v) })
         });
         pairs.collect()
     }
@@ -171,6 +207,7 @@ impl Inference {
         let size = self.block_size;
         let allowed = match (layout, single) {
             (Layout::Tnd, _) => matches!(size, 128 | 512 | 1024),
+            _ if self.rope.as_ref().is_some_and(|rope| rope.newest) => (16..=1024).contains(&size) && size % 16 == 0,
             (_, true) => (16..=512).contains(&size) && size % 16 == 0,
             (_, false) => (128..=512).contains(&size) && size % 128 == 0,
         };
@@ -247,8 +284,27 @@ impl Inference {
                 .map(|mask| Mask::new(call, mask, sequences.len(), query.heads, queries, keys))
                 .transpose()
         };
+        if let Some(rope) = &self.rope {
+            match (self.sparse_mode, &self.mask) {
+                (0, None) if rope.newest || single => {}
+                // A mask of two dimensions could be one of queries or of batch rows.
+                (0, Some(mask)) if rope.newest => call.rank_in(mask, 3..=4)?,
+                (3, Some(_)) if rope.newest || !single => {}
+                (4, Some(_)) => {}
+                (mode, mask) => {
+                    let mask = if mask.is_some() { "with" } else { "without" };
+                    let newest = if rope.newest {
+                        "0, or 3 or 4 with"
+                    } else {
+                        "0 without for one query, 3 for several or 4 with"
+                    };
+                    return call
+                        .invalid(format!("sparseMode is {mode} {mask} attenMask; with queryRope wanted {newest}"));
+                }
+            }
+        }
         // For a single query the page ignores the mode and its bounds.
-        if single {
+        if single && !(self.rope.is_some() && self.sparse_mode != 0) {
             return Ok((Band::ALL, given(call)?));
         }
         let compressed = |band| check_compressed(call, self.mask.as_ref(), self.sparse_mode).map(|()| (band, None));
@@ -262,6 +318,39 @@ impl Inference {
             4 => compressed(Band { before: self.before, after: self.after, from_end: true }),
             other => call.invalid(format!("sparseMode is {other}, wanted 0 to 4")),
         }
+    }
+
+    /// The rotated parts beside latent heads `query` and `key`.
+    fn latent(&self, call: &Call, rope: &Rope, layout: Layout, query: &Grid, key: &Grid) -> Result<(Grid, Grid)> {
+        if query.dim != LATENT || !LATENT_LAYOUTS.contains(&self.layout.as_str()) || self.lse.is_some() {
+            return call.invalid(format!(
+                "queryRope beside heads of {} in {}, softmaxLseFlag {}; the simulated CANN computes heads of {LATENT} in {}, false",
+                query.dim,
+                self.layout,
+                self.lse.is_some(),
+                LATENT_LAYOUTS.join(", ")
+            ));
+        }
+        if self.key.len() != 1 || (!rope.newest && query.tokens > 16) {
+            let text = format!("a list of {} keys, and {} queries a sequence", self.key.len(), query.tokens);
+            return call.invalid(format!("{text}; with queryRope wanted one tensor, and before version 5 at most 16"));
+        }
+        for tensor in [&rope.query, &rope.key] {
+            call.same_dtype(tensor, &self.query)?;
+            if !tensor.is_contiguous() {
+                return call.invalid(format!("{} is not contiguous, strides {:?}", tensor.name, tensor.strides));
+            }
+        }
+        let part = |tensor: &Tensor, of: &Tensor, heads: usize, layout: Layout| {
+            let mut shape = of.shape.clone();
+            let merged = if layout == Layout::Bsh { heads } else { 1 };
+            if let Some(width) = shape.last_mut() {
+                *width = merged * ROTATED;
+            }
+            call.shape_is(tensor, &shape)?;
+            Grid::new(call, tensor, layout, heads)
+        };
+        Ok((part(&rope.query, &self.query, query.heads, layout)?, part(&rope.key, &self.key[0], 1, key.layout())?))
     }
 
     fn output(&self, call: &Call, layout: Layout, query: &Grid, dim: usize) -> Result<Grid> {

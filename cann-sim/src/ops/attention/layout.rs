@@ -72,6 +72,10 @@ impl Grid {
         Ok(Self { tensor: tensor.clone(), batch, heads, tokens, dim, layout, strides })
     }
 
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The same sizes over a row-major copy of the tensor.
     pub(super) fn row_major(&self) -> Self {
         let tensor = self.tensor.packed_view();

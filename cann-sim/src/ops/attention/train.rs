@@ -72,8 +72,16 @@ impl Training {
         }
         let sequences = self.sequences(call, &query, &k)?;
         let (band, mask) = self.visibility(call, query.heads, &sequences)?;
-        let attention =
-            Attention { query, keys: vec![(k, v)], sequences, pages: None, scale: self.scale as f32, band, mask };
+        let attention = Attention {
+            query,
+            keys: vec![(k, v)],
+            sequences,
+            pages: None,
+            scale: self.scale as f32,
+            band,
+            mask,
+            rope: None,
+        };
         Ok((attention, layout))
     }
 

@@ -19,13 +19,16 @@ pub enum By {
     Composed,
 }
 
+/// Who computed something, and in how many launches.
+type Seen = Option<(By, usize)>;
+
 /// A case that ran and whose results are right.
 #[derive(Clone, Debug)]
 pub struct Ran {
     /// The largest difference over all results.
     pub difference: Difference,
     /// Who computed it and in how many launches; nobody counts them but on an NPU.
-    pub seen: Option<(By, usize)>,
+    pub seen: Seen,
 }
 
 /// Runs a case by one way and holds every result to the loops.
@@ -59,7 +62,7 @@ pub fn run(device: &Device, case: &Case, way: Kernels) -> std::result::Result<Ra
     Ok(Ran { difference, seen })
 }
 
-fn results(device: &Device, case: &Case, inputs: &[Array], way: Kernels) -> Result<(Vec<Array>, Option<(By, usize)>)> {
+fn results(device: &Device, case: &Case, inputs: &[Array], way: Kernels) -> Result<(Vec<Array>, Seen)> {
     let operands: Vec<Tensor> =
         case.inputs.iter().zip(inputs).map(|(spec, values)| tensor(device, spec, values)).collect::<Result<_>>()?;
     let (results, launched) = acl::launched(|| with_kernels(way, || (case.call)(&operands)));

@@ -127,7 +127,8 @@ unsafe fn write<'a>(batch: usize, operands: impl Fn(usize) -> (Matrix<'a>, Matri
     let longer = rows.max(columns);
     let grain = if rows >= columns { ROWS } else { COLUMNS };
     let alone = batch * longer * rows.min(columns) * inner < PARALLEL;
-    let pieces = if alone { vec![0..longer] } else { pieces(longer, grain, threads().div_ceil(batch)) };
+    let whole = || std::iter::once(0..longer).collect();
+    let pieces = if alone { whole() } else { pieces(longer, grain, threads().div_ceil(batch)) };
     let to = Target { pointer: out, down: columns, across: 1 };
     share(if alone { 1 } else { batch * pieces.len() }, |task| {
         let tasks = if alone { 0..batch } else { task..task + 1 };

@@ -274,7 +274,7 @@ impl Mlp {
 /// What mixes positions.
 pub enum Mixer {
     Heads(Attention),
-    Latent(Mla),
+    Latent(Box<Mla>),
 }
 
 impl Mixer {

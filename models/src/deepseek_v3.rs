@@ -16,7 +16,7 @@ fn load(config: Config, loader: &Loader) -> Result<Box<dyn CausalLm>> {
     let widths = config.mla.clone().context("config.json describes no latent attention")?;
     let layer = |index| {
         let name = format!("model.layers.{index}");
-        let mixer = Mixer::Latent(Mla::load(loader, &config, &widths, &format!("{name}.self_attn"))?);
+        let mixer = Mixer::Latent(Box::new(Mla::load(loader, &config, &widths, &format!("{name}.self_attn"))?));
         let feed_forward = match moe.is_sparse(index) {
             true => FeedForward::Experts(Moe::load(loader, &config, &moe, &format!("{name}.mlp"))?),
             false => FeedForward::load(loader, &config, &format!("{name}.mlp"), false)?,

@@ -23,9 +23,10 @@ pub use attention_grad::{Attended, AttentionGrads, attention_grads};
 pub use float::Float;
 pub use forms::{Decayed, Form};
 pub use matrix::Matrix;
-pub use packed::{multiply, transposed};
+pub use packed::multiply;
 pub use product::{
-    grouped_product, grouped_product_by, product, product_by, product_of, weighted_sums, weighted_sums_by,
+    grouped_product, grouped_product_by, multiply_halves, product, product_by, product_of, weighted_sums,
+    weighted_sums_by,
 };
 pub use rows::Rows;
 pub use team::{share, share_chunks, share_new};

@@ -2,10 +2,10 @@
 
 use crate::float::{same, same_mut, same_vec, widened};
 use crate::forms::{Dots, Form, Kernels, Mix, dots_of_bf16};
-use crate::packed::{multiply, multiply_over};
+use crate::packed::{multiply, multiply_over, transposed};
 use crate::team::{share, threads};
-use crate::wide::{Group, multiply_groups};
-use crate::{Float, Rows};
+use crate::wide::{Group, multiply_groups, multiply_wide};
+use crate::{Float, Matrix, Rows};
 use half::{bf16, f16};
 use std::borrow::Cow;
 
@@ -51,6 +51,37 @@ pub fn product_of<T: Float>(x: Rows<T>, weight: Rows<T>, bias: Option<&[T]>) -> 
     let mut y = vec![T::default(); x.count * weight.count];
     product(x, weight, bias, &mut y);
     y
+}
+
+/// `a[i] · b[i]` for a batch of products of one size, as [`multiply`], of 16-bit operands: summed in `f32`, rounded once. With few
+/// rows, what is summed over must lie without gaps in both operands: one that holds it otherwise is turned first.
+pub fn multiply_halves<'a, T: Float>(
+    batch: usize,
+    operands: impl Fn(usize) -> (Matrix<'a, T>, Matrix<'a, T>),
+) -> Vec<T> {
+    let mut out = Vec::new();
+    for (a, b) in (0..batch).map(operands) {
+        let start = out.len();
+        out.resize(start + a.rows * b.columns, T::default());
+        if a.rows >= WIDE {
+            multiply_wide(a, b, &mut out[start..]);
+            continue;
+        }
+        let (mut turned_a, mut turned_b) = (Vec::new(), Vec::new());
+        product(dense_rows(a, &mut turned_a), dense_rows(b.t(), &mut turned_b), None, &mut out[start..]);
+    }
+    out
+}
+
+/// A matrix whose rows have no gaps, turned to `room` if it has.
+fn dense_rows<'a, T: Float>(matrix: Matrix<'a, T>, room: &'a mut Vec<T>) -> Rows<'a, T> {
+    let Matrix { data, rows, columns, down, across } = matrix;
+    if across == 1 || columns <= 1 {
+        return Rows::strided(data, rows, columns, down);
+    }
+    assert!(down == 1 || rows <= 1, "neither rows nor columns of a matrix are without gaps");
+    *room = transposed(data, (columns, rows), across);
+    Rows::new(room, rows, columns)
 }
 
 /// The operands of a product that are worth packing, looked at.

@@ -1,11 +1,10 @@
 //! Matrix products.
 
-use super::cpu::elements;
+use super::cpu::{Real, elements};
 use super::{Operator, Spec};
 use crate::autograd::{Gradient, wanted};
 use crate::{CpuStorage, DType, Error, Layout, Operand, Result, Shape, Storage, Tensor};
-use half::bf16;
-use npu_cpu_kernels::{Matrix, Rows, multiply, multiply_wide, product, transposed};
+use npu_cpu_kernels::{Matrix, multiply, multiply_halves};
 
 /// Product of the matrices in the last two dimensions, leading dimensions being equal batches.
 #[derive(Clone)]
@@ -37,10 +36,15 @@ impl Operator<2> for MatMul {
 
     fn launch(&self, [lhs, rhs]: [Operand<'_>; 2]) -> Result<Storage> {
         let ours = dense_one_way(lhs.layout) && dense_one_way(rhs.layout);
+        let batch = || bmnk(lhs.layout, rhs.layout).0;
         match (lhs.storage, rhs.storage) {
-            (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(CpuStorage::BF16(_))) if ours => dots(lhs, rhs),
+            (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(CpuStorage::BF16(_))) if ours => {
+                Ok(Storage::Cpu(CpuStorage::BF16(multiply_halves(batch(), operands(lhs, rhs)?))))
+            }
             (Storage::Cpu(CpuStorage::BF16(_)), Storage::Cpu(_)) => widened(lhs, rhs),
-            (Storage::Cpu(CpuStorage::F32(_)), Storage::Cpu(CpuStorage::F32(_))) => packed(lhs, rhs),
+            (Storage::Cpu(CpuStorage::F32(_)), Storage::Cpu(CpuStorage::F32(_))) => {
+                Ok(Storage::Cpu(CpuStorage::F32(multiply(batch(), operands(lhs, rhs)?))))
+            }
             (Storage::Cuda(_), Storage::Cuda(_)) => {
                 let (b, m, n, k) = bmnk(lhs.layout, rhs.layout);
                 let (l, r) = (compacted(lhs)?, compacted(rhs)?);
@@ -84,55 +88,20 @@ fn evenly_spaced(layout: &Layout) -> bool {
     even && (ordered(0, 1) || ordered(1, 0))
 }
 
-/// Rows from which a product of BF16 reads both operands as they lie.
-const MANY: usize = 32;
-
-/// A product of BF16 on the CPU. With few rows, what is summed over must lie without gaps in both operands: one that holds it
-/// otherwise is turned first.
-fn dots(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
-    let (batch, rows, columns, inner) = bmnk(lhs.layout, rhs.layout);
-    let (l, r) = (elements::<bf16>(lhs.storage, lhs.layout)?, elements::<bf16>(rhs.storage, rhs.layout)?);
-    let rank = lhs.layout.dims().len();
-    let strides = |layout: &Layout| (layout.stride()[rank - 2], layout.stride()[rank - 1]);
-    let ((l_down, l_across), (r_down, r_across)) = (strides(lhs.layout), strides(rhs.layout));
-    let mut out = vec![bf16::ZERO; batch * rows * columns];
-    let (mut turned_l, mut turned_r);
-    for (index, out) in out.chunks_exact_mut((rows * columns).max(1)).enumerate() {
-        let (l, r) = (&l[matrix_start(lhs.layout, index)..], &r[matrix_start(rhs.layout, index)..]);
-        if rows >= MANY {
-            let left = Matrix::new(l, (rows, inner), (l_down, l_across));
-            multiply_wide(left, Matrix::new(r, (inner, columns), (r_down, r_across)), out);
-            continue;
-        }
-        let left = if l_across == 1 {
-            Rows::strided(l, rows, inner, l_down)
-        } else {
-            turned_l = transposed(l, (inner, rows), l_across);
-            Rows::new(&turned_l, rows, inner)
-        };
-        let right = if r_down == 1 {
-            Rows::strided(r, columns, inner, r_across)
-        } else {
-            turned_r = transposed(r, (inner, columns), r_down);
-            Rows::new(&turned_r, columns, inner)
-        };
-        product(left, right, None, out);
-    }
-    Ok(Storage::Cpu(CpuStorage::BF16(out)))
-}
-
-/// A product of F32 on the CPU, however its operands lie.
-fn packed(lhs: Operand<'_>, rhs: Operand<'_>) -> Result<Storage> {
-    let (batch, rows, columns, inner) = bmnk(lhs.layout, rhs.layout);
-    let (l, r) = (elements::<f32>(lhs.storage, lhs.layout)?, elements::<f32>(rhs.storage, rhs.layout)?);
+/// The matrices of a batch by their number, however they lie.
+fn operands<'a, T: Real>(
+    lhs: Operand<'a>,
+    rhs: Operand<'a>,
+) -> Result<impl Fn(usize) -> (Matrix<'a, T>, Matrix<'a, T>) + Sync> {
+    let (_, rows, columns, inner) = bmnk(lhs.layout, rhs.layout);
+    let (l, r) = (elements::<T>(lhs.storage, lhs.layout)?, elements::<T>(rhs.storage, rhs.layout)?);
     let rank = lhs.layout.dims().len();
     let strides = |layout: &Layout| (layout.stride()[rank - 2], layout.stride()[rank - 1]);
     let (of_l, of_r) = (strides(lhs.layout), strides(rhs.layout));
-    let operands = |index: usize| {
+    Ok(move |index: usize| {
         let left = Matrix::new(&l[matrix_start(lhs.layout, index)..], (rows, inner), of_l);
         (left, Matrix::new(&r[matrix_start(rhs.layout, index)..], (inner, columns), of_r))
-    };
-    Ok(Storage::Cpu(CpuStorage::F32(multiply(batch, operands))))
+    })
 }
 
 /// Where the matrix `index` of a batch starts, counted from the first.

@@ -1,25 +1,27 @@
-//! Products of many rows with a right operand of 16 bits, in `f32` by the `gemm` library.
+//! Products of many rows with a right operand of 16 bits, in `f32`.
 //!
 //! The rows of the left operand are laid side by side, so that a vector holds one element of each, and the elements of the
 //! right operand are broadcast to them one by one: it is widened a block at a time and never turned or packed, which at a few
-//! dozen rows would take as long as the product.
+//! dozen rows would take as long as the product. While a block is multiplied, the next one is asked for.
 
-use crate::packed::{Into, Target, pieces};
+use crate::forms::{Ahead, Form, Kernels, Panel, SIDE, sums};
+use crate::packed::{Into, pieces};
 use crate::product::Columns;
 use crate::team::{share, threads};
-use crate::{Float, Matrix};
+use crate::{Float, Matrix, Rows};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Rows of a panel at most, and what they are a multiple of: the vectors of the library's tile.
+/// Rows of a panel at most: as many as the largest tile of a form has.
 const PANEL: usize = 64;
-const LANES: usize = 16;
-/// Columns of the right operand that are widened at a time; the library packs its left operand for more.
-const COLUMNS: usize = 48;
-/// Elements of the inner size that are widened at a time: with the columns, a part of the second-level cache. A lone panel
-/// leaves room for more, and where that is whole rows memory is read in one run.
+/// Rows that are left over at most to be multiplied one by one, instead of filling up a panel with zeros.
+const REST: usize = 8;
+/// Columns and inner size of the right operand that are widened at a time: a part of the second-level cache.
+const COLUMNS: usize = 96;
 const DEPTH: usize = 512;
-const DEPTH_ALONE: usize = 2048;
+/// Elements between the rows that were widened: sizes of models are powers of two, and rows as far apart as that would share
+/// one set of the first-level cache.
+const GAP: usize = 16;
 /// Rows and inner size that are laid in panels at a time, which bounds the memory that they take.
 const ROWS: usize = 1024;
 const INNER: usize = 8192;
@@ -90,11 +92,8 @@ fn one_pass<X: Float, W: Float, Y: Float>(
         while let Some((group, range)) = waiting.next_if(|(_, range)| rows == 0 || rows + range.len() <= ROWS) {
             rows += range.len();
             let w = group.w.part(inner.clone(), 0..width);
-            parts.push(Part {
-                row: group.row + range.start,
-                panels: Panels::of(group.x.part(range, inner.clone())),
-                w,
-            });
+            let (row, x) = (group.row + range.start, group.x.part(range, inner.clone()));
+            parts.push(Part { row, panels: Panels::of(x, w.down == 1), w });
         }
         let columns = match parts.len() {
             1 => pieces(width, COLUMNS, threads()),
@@ -106,9 +105,10 @@ fn one_pass<X: Float, W: Float, Y: Float>(
         share(parts.len() * columns.len(), |task| {
             let (part, range) = (&parts[task / columns.len()], &columns[task % columns.len()]);
             let mut scratch = Scratch::default();
+            let block = |start: usize| start..(start + COLUMNS).min(range.end);
             for start in range.clone().step_by(COLUMNS) {
-                let range = start..(start + COLUMNS).min(range.end);
-                part.columns(range.clone(), &mut scratch, |row, sums| {
+                let range = block(start);
+                part.columns(range.clone(), block(range.end), &mut scratch, |row, sums| {
                     // SAFETY: the result is borrowed for this call, and tasks differ in their rows or their columns.
                     let y = unsafe { to.part(part.row + row, range.start, range.len()) };
                     finish(sums, bias.map(|bias| &bias[range.clone()]), into, y);
@@ -134,56 +134,84 @@ fn finish<Y: Float>(sums: &mut [f32], bias: Option<&[Y]>, into: Into, y: &mut [Y
 struct Scratch {
     wide: Vec<f32>,
     /// Of each panel a column after the other.
-    sums: Vec<f32>,
+    sums: Lines,
+    /// Of the rows that are in none, row by row.
+    rest: Lines,
 }
 
 impl<W: Float> Part<'_, W> {
-    /// The sums of at most [`COLUMNS`] columns, row by row.
-    fn columns(&self, columns: Range<usize>, scratch: &mut Scratch, mut row: impl FnMut(usize, &mut [f32])) {
-        let (Panels { data, rows, inner, height }, count) = (&self.panels, columns.len());
-        let panels = rows.div_ceil(*height);
-        let Scratch { wide, sums } = scratch;
-        sums.resize(panels * height * count, 0.0);
-        if *inner == 0 {
-            sums.fill(0.0);
-        }
-        let most = if panels == 1 { DEPTH_ALONE } else { DEPTH };
-        for start in (0..*inner).step_by(most) {
-            let depth = most.min(inner - start);
-            let w = widened(self.w.part(start..start + depth, columns.clone()), wide);
-            for (panel, sums) in sums.chunks_exact_mut(height * count).enumerate() {
-                let x = Matrix::rows(&data[panel * height * inner + start * height..], depth, *height).t();
-                let to = Target { pointer: sums.as_mut_ptr(), down: 1, across: *height };
-                // SAFETY: the sums of a panel are this thread's and have as many elements.
-                unsafe { to.multiply(x, w, if start == 0 { Into::Overwrite } else { Into::Add }) }
+    /// The sums of at most [`COLUMNS`] columns, row by row; `next` are the columns that come after them.
+    fn columns(
+        &self,
+        columns: Range<usize>,
+        next: Range<usize>,
+        scratch: &mut Scratch,
+        mut row: impl FnMut(usize, &mut [f32]),
+    ) {
+        let (panels, count) = (&self.panels, columns.len());
+        let Scratch { wide, sums: to, rest } = scratch;
+        let to = to.zeros(panels.height() * count);
+        let rest = rest.zeros(panels.rest.len() / panels.inner.max(1) * count);
+        let depth = |start: usize| start..(start + DEPTH).min(panels.inner);
+        for start in (0..panels.inner).step_by(DEPTH) {
+            let depth_of = depth(start);
+            let w = widened(self.w.part(depth_of.clone(), columns.clone()), wide);
+            let mut ahead = Ahead::of(match depth_of.end < panels.inner {
+                true => self.w.part(depth(depth_of.end), columns.clone()),
+                false => self.w.part(depth(0), next.clone()),
+            });
+            let mut to = &mut to[..];
+            for panel in panels.each(depth_of.clone()) {
+                let (of_panel, others) = to.split_at_mut(panel.height * count);
+                sums(Form::fastest())(panel, w, of_panel, &mut ahead);
+                to = others;
             }
+            panels.add_rest(depth_of, w, rest);
         }
         let mut line = [0f32; COLUMNS];
         let line = &mut line[..count];
-        for index in 0..*rows {
-            let sums = &sums[index / height * height * count + index % height..];
-            line.iter_mut().enumerate().for_each(|(column, sum)| *sum = sums[column * height]);
+        for (index, to) in panels.lines(to, count) {
+            line.iter_mut().zip(to).for_each(|(sum, to)| *sum = *to);
             row(index, line);
+        }
+        for (index, rest) in rest.chunks_exact_mut(count).enumerate() {
+            row(panels.rows + index, rest);
         }
     }
 }
 
-/// A part of the right operand in `f32`, without gaps, in the order in which it lies.
-fn widened<'a, W: Float>(w: Matrix<W>, wide: &'a mut Vec<f32>) -> Matrix<'a> {
-    let (rows, columns) = (w.rows, w.columns);
-    wide.resize(rows * columns, 0.0);
-    if w.down == 1 {
-        widen_rows(w.t(), wide);
-        return Matrix::rows(wide, columns, rows).t();
+/// Numbers from the start of a cache line on: registers of the widest form are as long, and one that lies in two lines is read twice.
+#[derive(Default)]
+struct Lines(Vec<f32>);
+
+impl Lines {
+    fn zeros(&mut self, count: usize) -> &mut [f32] {
+        self.0.clear();
+        self.0.resize(count + SIDE, 0.0);
+        let start = self.start();
+        &mut self.0[start..start + count]
     }
-    widen_rows(w, wide);
-    Matrix::rows(wide, rows, columns)
+
+    fn start(&self) -> usize {
+        self.0.as_ptr().align_offset(SIDE * size_of::<f32>()).min(SIDE)
+    }
 }
 
-/// A matrix row by row.
-fn widen_rows<W: Float>(w: Matrix<W>, wide: &mut [f32]) {
-    for (row, wide) in wide.chunks_exact_mut(w.columns.max(1)).enumerate() {
-        let start = row * w.down;
+/// A part of the right operand in `f32`, in the order in which it lies.
+fn widened<'a, W: Float>(w: Matrix<W>, wide: &'a mut Vec<f32>) -> Matrix<'a> {
+    let turned = w.down == 1;
+    let w = if turned { w.t() } else { w };
+    let apart = w.columns + GAP;
+    wide.resize(w.rows * apart, 0.0);
+    widen_rows(w, wide, apart);
+    let wide = Matrix::new(wide, (w.rows, w.columns), (apart, 1));
+    if turned { wide.t() } else { wide }
+}
+
+/// A matrix row by row, `apart` from one to the next.
+fn widen_rows<W: Float>(w: Matrix<W>, wide: &mut [f32], apart: usize) {
+    for (row, wide) in wide.chunks_mut(apart.max(1)).enumerate() {
+        let (start, wide) = (row * w.down, &mut wide[..w.columns]);
         if w.across == 1 {
             W::widen_slice(&w.data[start..start + w.columns], wide);
         } else {
@@ -192,42 +220,95 @@ fn widen_rows<W: Float>(w: Matrix<W>, wide: &mut [f32]) {
     }
 }
 
-/// Rows laid side by side: element `(i, k)` of a panel of `height` rows is at `k * height + i`. Rows that fill up the last panel
-/// are zero.
+/// Rows laid side by side, in panels of [`PANEL`] and a smaller one; rows that fill up the last are zero.
 struct Panels {
-    data: Vec<f32>,
+    data: Lines,
+    /// Rows in panels.
     rows: usize,
     inner: usize,
-    height: usize,
+    /// Rows that are in none, as they lie in memory.
+    rest: Vec<f32>,
 }
 
 impl Panels {
     /// Elements of the inner size of one task.
     const TASK: usize = 64;
 
-    fn of<X: Float>(x: Matrix<X>) -> Self {
-        let (rows, inner) = (x.rows, x.columns);
-        let panels = rows.div_ceil(PANEL);
-        let height = rows.div_ceil(panels).next_multiple_of(LANES);
-        let mut data = vec![0f32; panels * height * inner];
+    /// All rows in panels, or few of them in none.
+    fn of<X: Float>(x: Matrix<X>, few_in_none: bool) -> Self {
+        let inner = x.columns;
+        let few = Some(x.rows % SIDE).filter(|few| few_in_none && inner > 0 && *few <= REST).unwrap_or(0);
+        let rows = x.rows - few;
+        let mut rest = vec![0f32; few * inner];
+        widen_rows(x.narrow(rows, few), &mut rest, inner);
+        let mut data = Lines::default();
         let tasks: Vec<_> = data
-            .chunks_exact_mut((height * inner).max(1))
+            .zeros(rows.next_multiple_of(SIDE) * inner)
+            .chunks_mut((PANEL * inner).max(1))
             .enumerate()
             .flat_map(|(panel, data)| {
-                let of_task = move |(task, data)| (panel, task * Self::TASK, data);
+                let height = data.len() / inner;
+                let of_task = move |(task, data)| (panel * PANEL, height, task * Self::TASK, data);
                 data.chunks_mut(height * Self::TASK).enumerate().map(of_task)
             })
             .map(|task| Mutex::new(Some(task)))
             .collect();
         share(tasks.len(), |task| {
             let task = tasks[task].lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some((panel, start, data)) = task {
-                let x = x.part(panel * height..rows.min((panel + 1) * height), start..start + data.len() / height);
+            if let Some((row, height, start, data)) = task {
+                let x = x.part(row..rows.min(row + height), start..start + data.len() / height);
                 lay(x, height, data);
             }
         });
         drop(tasks);
-        Self { data, rows, inner, height }
+        Self { data, rows, inner, rest }
+    }
+
+    /// Rows of all panels together.
+    fn height(&self) -> usize {
+        self.rows.next_multiple_of(SIDE)
+    }
+
+    /// A part of the inner size of each panel.
+    fn each(&self, inner: Range<usize>) -> impl Iterator<Item = Panel<'_>> {
+        let data = &self.data.0[self.data.start()..][..self.height() * self.inner];
+        data.chunks((PANEL * self.inner).max(1)).map(move |data| {
+            let height = data.len() / self.inner;
+            Panel { data: &data[inner.start * height..inner.end * height], height }
+        })
+    }
+
+    /// Adds the products of the rows that are in no panel.
+    fn add_rest(&self, inner: Range<usize>, w: Matrix, sums: &mut [f32]) {
+        let few = self.rest.len() / self.inner.max(1);
+        if few == 0 {
+            return;
+        }
+        let x = Rows::strided(&self.rest[inner.start..], few, inner.len(), self.inner);
+        let count = w.columns;
+        f32::dots(Form::fastest())(
+            x,
+            Rows::strided(w.data, count, inner.len(), w.across),
+            &mut |column, columns, of| {
+                for (sums, of) in sums.chunks_exact_mut(count).zip(of.chunks_exact(columns)) {
+                    sums[column..].iter_mut().zip(of).for_each(|(sum, of)| *sum += of);
+                }
+            },
+        );
+    }
+
+    /// Number and sums of each row in a panel, of sums that lie as the kernel leaves them.
+    fn lines<'a>(
+        &self,
+        sums: &'a [f32],
+        columns: usize,
+    ) -> impl Iterator<Item = (usize, impl Iterator<Item = &'a f32>)> {
+        let height = self.height();
+        (0..self.rows).map(move |row| {
+            let panel = row - row % PANEL;
+            let down = PANEL.min(height - panel);
+            (row, sums[panel * columns + row - panel..].iter().step_by(down))
+        })
     }
 }
 
@@ -240,7 +321,7 @@ fn lay<X: Float>(x: Matrix<X>, height: usize, data: &mut [f32]) {
     }
     let mut wide = vec![0f32; x.columns];
     for row in 0..x.rows {
-        widen_rows(x.narrow(row, 1), &mut wide);
+        widen_rows(x.narrow(row, 1), &mut wide, x.columns);
         wide.iter().enumerate().for_each(|(k, value)| data[k * height + row] = *value);
     }
 }

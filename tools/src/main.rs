@@ -26,6 +26,7 @@ static ALLOCATOR: npu_cpu_kernels::memory::Allocator = npu_cpu_kernels::memory::
 
 fn main() -> ExitCode {
     launch::end_with_launcher();
+    npu_cpu_kernels::memory::keep_pages();
     let cli = Cli::parse();
     device::register_simulator();
     let done = match &cli.command {

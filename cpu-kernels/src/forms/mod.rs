@@ -1,7 +1,10 @@
 //! The vector units that kernels are written for.
 
+mod ahead;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel;
 mod plain;
 mod rowwise;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -9,9 +12,10 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use ahead::Ahead;
 pub use rowwise::Decayed;
 
-use crate::Rows;
+use crate::{Matrix, Rows};
 use half::{bf16, f16};
 use std::sync::LazyLock;
 
@@ -72,6 +76,20 @@ pub(crate) const COLUMNS: usize = 6;
 /// A kernel for sums over products of every row of the first operand with every row of the second.
 pub(crate) type Dots<X, W> = fn(Rows<X>, Rows<W>, &mut Sink);
 
+/// Rows that lie side by side: element `(i, k)` is at `k * height + i`. The height is a multiple of [`SIDE`].
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    pub data: &'a [f32],
+    pub height: usize,
+}
+
+/// A multiple of every form's register.
+pub(crate) const SIDE: usize = 16;
+
+/// A kernel that adds `panel · w` to sums: for each column of `w` one a row of the panel, one column after the other. What is to come
+/// is asked for meanwhile.
+pub(crate) type Sums = fn(Panel, Matrix, &mut [f32], &mut Ahead);
+
 /// A kernel that adds `p · v` to `out` (row-major, without gaps): `p` `[R, T]`, `v` `[T, E]`.
 pub(crate) type Mix<W> = fn(Rows<f32>, Rows<W>, &mut [f32]);
 
@@ -87,6 +105,11 @@ macro_rules! choose {
             _ => $plain,
         }
     };
+}
+
+/// The kernel for panels.
+pub(crate) fn sums(form: Form) -> Sums {
+    choose!(form, plain::sums, sums, sums_avx2, sums_avx512)
 }
 
 /// What a type of second operand has in each form.

@@ -1,8 +1,8 @@
 //! The 128-bit vectors that every 64-bit ARM has.
 
-use super::Sink;
 use super::vector::{self, Vector, Widen, Widening};
-use crate::Rows;
+use super::{Ahead, Panel, Sink, panel};
+use crate::{Matrix, Rows};
 use half::{bf16, f16};
 use std::arch::aarch64::*;
 
@@ -31,6 +31,12 @@ impl Vector for float32x4_t {
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: as above.
         unsafe { vfmaq_f32(self, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { vaddq_f32(self, other) }
     }
 
     #[inline(always)]
@@ -84,4 +90,9 @@ kernels! {
     f32: dots_f32, mix_f32;
     bf16: dots_bf16, mix_bf16;
     f16: dots_f16, mix_f16;
+}
+
+pub(super) fn sums(rows: Panel, w: Matrix, to: &mut [f32], ahead: &mut Ahead) {
+    // SAFETY: as above.
+    unsafe { panel::sums::<float32x4_t, 4, 6>(rows, w, to, ahead) }
 }

@@ -1,7 +1,7 @@
 //! The definition of each kernel, in safe Rust.
 
-use super::{COLUMNS, Sink};
-use crate::{Float, Rows};
+use super::{Ahead, COLUMNS, Panel, Sink};
+use crate::{Float, Matrix, Rows};
 
 /// Independent sums of a dot product, which a compiler keeps in vector registers.
 const LANES: usize = 16;
@@ -46,6 +46,17 @@ pub(super) fn mix<W: Float>(p: Rows<f32>, v: Rows<W>, out: &mut [f32]) {
         for (row, out) in out.chunks_exact_mut(v.width.max(1)).enumerate().take(p.count) {
             let factor = p.row(row)[t];
             out.iter_mut().zip(&wide).for_each(|(out, value)| *out += factor * value);
+        }
+    }
+}
+
+/// Adds `panel · w` to `to`, one step after the other. It asks for nothing ahead.
+pub(super) fn sums(panel: Panel, w: Matrix, to: &mut [f32], _: &mut Ahead) {
+    let height = panel.height.max(1);
+    for (column, to) in to.chunks_exact_mut(height).enumerate() {
+        for (step, x) in panel.data.chunks_exact(height).take(w.rows).enumerate() {
+            let factor = w.data[step * w.down + column * w.across];
+            to.iter_mut().zip(x).for_each(|(to, x)| *to += x * factor);
         }
     }
 }

@@ -19,6 +19,7 @@ pub(super) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// `a * b + self`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
     unsafe fn total(self) -> f32;
 }
 

@@ -1,14 +1,14 @@
 //! AVX2 and AVX-512.
 
-use super::Sink;
 use super::vector::{self, Step, Vector, Widen, Widening};
-use crate::Rows;
+use super::{Ahead, Panel, Sink, panel};
+use crate::{Matrix, Rows};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 macro_rules! unit {
     (
-        $vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add_product:ident, $total:path,
+        $vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add_product:ident, $add:ident, $total:path,
         $bf16:expr, $f16:expr
     ) => {
         impl Vector for $vector {
@@ -36,6 +36,12 @@ macro_rules! unit {
             unsafe fn add_product(self, a: Self, b: Self) -> Self {
                 // SAFETY: as above.
                 unsafe { $add_product(a, b, self) }
+            }
+
+            #[inline(always)]
+            unsafe fn add(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { $add(self, other) }
             }
 
             #[inline(always)]
@@ -78,6 +84,7 @@ unit!(
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_fmadd_ps,
+    _mm512_add_ps,
     _mm512_reduce_add_ps,
     |from: *const bf16| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
         from.cast()
@@ -92,6 +99,7 @@ unit!(
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_fmadd_ps,
+    _mm256_add_ps,
     total_of_8,
     |from: *const bf16| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
         from.cast()
@@ -152,6 +160,7 @@ impl Step for Pairs {
 
 macro_rules! kernels {
     ($features:literal, $vector:ty, $rows:literal x $columns:literal, mix $m_rows:literal x $m_columns:literal,
+     $sums:ident $s_rows:literal x $s_columns:literal,
      $($ty:ty: $dots:ident, $mix:ident;)*) => { $(
         pub(super) fn $dots(x: Rows<f32>, w: Rows<$ty>, sink: &mut Sink) {
             #[target_feature(enable = $features)]
@@ -172,16 +181,26 @@ macro_rules! kernels {
             // SAFETY: `Form` names this kernel only where the machine has the features.
             unsafe { on_unit(p, v, out) }
         }
-    )* };
+    )*
+        pub(super) fn $sums(rows: Panel, w: Matrix, to: &mut [f32], ahead: &mut Ahead) {
+            #[target_feature(enable = $features)]
+            fn on_unit(rows: Panel, w: Matrix, to: &mut [f32], ahead: &mut Ahead) {
+                // SAFETY: the instructions are enabled here.
+                unsafe { panel::sums::<$vector, $s_rows, $s_columns>(rows, w, to, ahead) }
+            }
+            // SAFETY: `Form` names this kernel only where the machine has the features.
+            unsafe { on_unit(rows, w, to, ahead) }
+        }
+    };
 }
 
 // Tiles fill the registers: 32 of 512 bits, 16 of 256.
-kernels! { "avx512f,avx512bw,avx512vl,avx512dq", __m512, 4 x 6, mix 4 x 4,
+kernels! { "avx512f,avx512bw,avx512vl,avx512dq", __m512, 4 x 6, mix 4 x 4, sums_avx512 4 x 6,
     f32: dots_f32_avx512, mix_f32_avx512;
     bf16: dots_bf16_avx512, mix_bf16_avx512;
     f16: dots_f16_avx512, mix_f16_avx512;
 }
-kernels! { "avx2,fma,f16c", __m256, 2 x 4, mix 2 x 4,
+kernels! { "avx2,fma,f16c", __m256, 2 x 4, mix 2 x 4, sums_avx2 2 x 6,
     f32: dots_f32_avx2, mix_f32_avx2;
     bf16: dots_bf16_avx2, mix_bf16_avx2;
     f16: dots_f16_avx2, mix_f16_avx2;

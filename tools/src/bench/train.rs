@@ -30,7 +30,6 @@ const ALPHA: usize = 32;
 const SCRIPT: &str = include_str!("train.py");
 
 pub fn run(args: &BenchArgs, trained: Trained) -> Result<ExitCode> {
-    npu_cpu_kernels::memory::keep_pages();
     let opened = device::open(&args.device)?;
     let plan = Plan::new(args, &opened.device)?;
     let Some(dtype) = plan.dtype() else { bail!("--dtype {} is not trained; use f32 or bf16", args.dtype) };

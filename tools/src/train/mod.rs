@@ -14,7 +14,6 @@ use anyhow::Result;
 use std::process::ExitCode;
 
 pub fn run(command: &TrainCommand) -> Result<ExitCode> {
-    npu_cpu_kernels::memory::keep_pages();
     match command {
         TrainCommand::Sft(args) => sft::run(args),
         TrainCommand::Distill(args) => distill::run(args),

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Sources that nvcc compiles to PTX, one module each.
-const KERNELS: [&str; 4] = ["rows", "attention", "paged", "moe"];
+const KERNELS: [&str; 5] = ["rows", "attention", "paged", "moe", "grouped"];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

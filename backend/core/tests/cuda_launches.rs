@@ -144,7 +144,7 @@ impl Gpu {
         }
         let suffix = format!("{dtype:?}").to_lowercase();
         let of_type = |name: &str| format!("{name}_{suffix}");
-        let product = if tokens * k < 16 * EXPERTS { "grouped_few" } else { "grouped_many" };
+        let product = if tokens * k < 8 * EXPERTS { "grouped_few" } else { "grouped_many_64" };
         let layer = ["permute", product, "swiglu", product, "unpermute", "unpermute"].map(of_type);
         let expected: Vec<_> = ["route_f32", "group_u32"].map(str::to_owned).into_iter().chain(layer).collect();
         assert_eq!(launched, expected, "{what}");

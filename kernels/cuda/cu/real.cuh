@@ -5,6 +5,13 @@
 #include <math.h>
 #include <stddef.h>
 
+// Before a loop: unrolled whole, so that arrays which it indexes lie in registers.
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
+
 __device__ inline float widen(float value) { return value; }
 __device__ inline float widen(__half value) { return __half2float(value); }
 __device__ inline float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -13,6 +20,16 @@ template <typename T> __device__ inline T rounded(float value);
 template <> __device__ inline float rounded<float>(float value) { return value; }
 template <> __device__ inline __half rounded<__half>(float value) { return __float2half_rn(value); }
 template <> __device__ inline __nv_bfloat16 rounded<__nv_bfloat16>(float value) { return __float2bfloat16_rn(value); }
+
+// Elements that are read or written at once, where they lie aligned so.
+template <typename T, unsigned COUNT> struct alignas(COUNT * sizeof(T)) Vector {
+    T at[COUNT];
+};
+
+// Whether rows of `width` elements from `first` on consist of whole vectors.
+template <typename V, typename T> __device__ inline bool in_vectors(const T *first, size_t width) {
+    return (size_t)first % sizeof(V) == 0 && width * sizeof(T) % sizeof(V) == 0;
+}
 
 struct Sum {
     static constexpr float none = 0.0f;
@@ -45,13 +62,6 @@ template <typename Op> __device__ inline float across_block(float value) {
     __syncthreads();
     return across_warp<Op>(lane < blockDim.x / 32 ? partial[lane] : Op::none);
 }
-
-// Before a loop: unrolled whole, so that arrays which it indexes lie in registers.
-#ifdef __CUDACC__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL
-#endif
 
 // Defines the entry points of kernel templates for each element type.
 #define FOR_EACH_TYPE(ENTRY)                                                                                           \

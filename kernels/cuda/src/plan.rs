@@ -101,12 +101,12 @@ pub fn route(gate: &Gate, rows: usize) -> Option<Launch> {
     (gate.experts <= MOST_EXPERTS).then(|| by_row("route", "f32", rows))
 }
 
-/// The grouping of rows by expert: a block for each, and one for what names none.
-pub fn group(experts: usize) -> Launch {
-    by_row("group", "u32", experts + 1)
+/// The grouping of `copies` of rows by expert: a block for each expert, and one for what names none. Each looks at the whole list.
+pub fn group(experts: usize, copies: usize) -> Launch {
+    Launch { threads: if copies < 4096 { ROW_THREADS } else { 1024 }, ..by_row("group", "u32", experts + 1) }
 }
 
-/// `Grouped` of `cu/moe.cu`: rows `[R, I]` times matrices `[E, O, I]`.
+/// `Grouped` of `cu/grouped.cu`: rows `[R, I]` times matrices `[E, O, I]`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Grouped {
@@ -116,17 +116,22 @@ pub struct Grouped {
     pub experts: usize,
 }
 
-/// The product of each group of rows with its expert's matrix; none for more outputs than a grid has tiles for. How many rows an
-/// expert has only the GPU knows: from some 16 for each on, a tile of them in shared memory pays.
+/// The product of each group of rows with its expert's matrix; none for more tiles than a grid has. How many rows an expert has
+/// only the GPU knows: tiles are as high as suits the average.
 pub fn grouped_linear(size: &Grouped, suffix: &str) -> Option<Launch> {
-    let (entry, height, width) =
-        if size.rows < 16 * size.experts { ("grouped_few", 4, 32) } else { ("grouped_many", 64, 64) };
-    // A grid's other dimensions take this many blocks.
-    const MOST: usize = 65535;
+    // From so many rows on, a tile of them in shared memory pays; tensor cores, which multiply 16-bit elements, sooner.
+    let many = if suffix == "f32" { 16 } else { 8 };
+    let (entry, height, width, threads) = match size.rows / size.experts.max(1) {
+        average if average < many => ("grouped_few", 4, 32, ROW_THREADS),
+        average if average < 96 => ("grouped_many_64", 64, 128, 128),
+        _ => ("grouped_many_128", 128, 128, 128),
+    };
     // Most tiles there are where as many groups as can be have a row in a tile of its own. Rows that nobody has are a group as well.
     let groups = size.rows.min(size.experts + 1);
-    let grid = [blocks((size.rows - groups) / height + groups), blocks(size.outputs.div_ceil(width)), 1];
-    (grid[1] as usize <= MOST).then(|| Launch { entry: format!("{entry}_{suffix}"), grid, threads: ROW_THREADS })
+    let tiles = ((size.rows - groups) / height + groups).checked_mul(size.outputs.div_ceil(width))?;
+    // The kernels count rows, columns and tiles in 32 bits, and four rows' elements.
+    let fits = tiles < 1 << 31 && size.rows < 1 << 31 && size.inner < 1 << 30 && size.outputs < 1 << 31;
+    fits.then(|| Launch { entry: format!("{entry}_{suffix}"), grid: [blocks(tiles), 1, 1], threads })
 }
 
 /// `Paged` of `cu/paged.cu`: queries `[B, H, D]`, keys `[N, G, P, D]` and values `[N, G, P, E]` in N blocks of P tokens; strides are those of

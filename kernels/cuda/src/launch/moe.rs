@@ -9,6 +9,7 @@ use candle_core::{CudaDevice, CudaStorage, DType, Result};
 use half::{bf16, f16};
 
 const MOE: Module = Module { name: "npu-moe", ptx: include_str!(concat!(env!("OUT_DIR"), "/moe.ptx")) };
+const GROUPED: Module = Module { name: "npu-grouped", ptx: include_str!(concat!(env!("OUT_DIR"), "/grouped.ptx")) };
 
 // SAFETY: both are plain integers and floats, laid out as the structures of the same names in `cu/`.
 unsafe impl DeviceRepr for Gate {}
@@ -57,7 +58,7 @@ fn permute_of<T: Real>(
 ) -> Result<(CudaStorage, CudaStorage, CudaStorage)> {
     let (copies, width, all) = (chosen.1.dims()[1], x.1.dims()[1], chosen.1.shape().elem_count());
     let (device, list) = (x.0.device(), dense::<u32>(chosen, "permute's experts")?);
-    let launch = plan::group(experts);
+    let launch = plan::group(experts, all);
     // SAFETY: the kernel writes every element of both, and nothing reads them before on this stream.
     let (places, ends) = unsafe { (device.alloc::<u32>(all)?, device.alloc::<i64>(experts)?) };
     let function = device.get_or_load_custom_func(&launch.entry, MOE.name, MOE.ptx)?;
@@ -65,9 +66,8 @@ fn permute_of<T: Real>(
     builder.arg(&list).arg(&places).arg(&ends).arg(&all).arg(&experts);
     // SAFETY: the arguments are those of the entry point, in number, order and type.
     unsafe { builder.launch(config(&launch)) }.w()?;
-    let (from, count) = (dense::<T>(x, "permute")?, all * width);
-    let launch = plan::by_element("permute", T::SUFFIX, count);
-    let rows = run!(device, T, MOE, launch, [y: count], &from, &places, &y, &count, &width, &copies);
+    let (from, launch) = (dense::<T>(x, "permute")?, plan::by_row("permute", T::SUFFIX, all));
+    let rows = run!(device, T, MOE, launch, [y: all * width], &from, &places, &y, &width, &copies);
     let places = CudaStorage::wrap_cuda_slice(places, device.clone());
     Ok((rows, places, CudaStorage::wrap_cuda_slice(ends, device.clone())))
 }
@@ -91,23 +91,23 @@ fn unpermute_of<T: Real>(
 ) -> Result<CudaStorage> {
     let (tokens, copies, width) = (weights.1.dims()[0], weights.1.dims()[1], y.1.dims()[1]);
     let (from, at) = (dense::<T>(y, "unpermute")?, dense::<u32>(places, "unpermute's places")?);
-    let (factors, count) = (dense::<f32>(weights, "unpermute's weights")?, tokens * width);
+    let (factors, rows) = (dense::<f32>(weights, "unpermute's weights")?, tokens * copies);
     let common = common.map(|common| dense::<T>(common, "unpermute's common rows")).transpose()?;
-    let (device, launch) = (y.0.device(), plan::by_element("unpermute", T::SUFFIX, count));
+    let (device, launch) = (y.0.device(), plan::by_row("unpermute", T::SUFFIX, tokens));
     // SAFETY: the kernel writes every element, and nothing reads them before on this stream.
-    let x = unsafe { device.alloc::<T>(count)? };
+    let x = unsafe { device.alloc::<T>(tokens * width)? };
     let function = device.get_or_load_custom_func(&launch.entry, MOE.name, MOE.ptx)?;
     let mut builder = function.builder();
     builder.arg(&from).arg(&at).arg(&factors);
     push_optional(&mut builder, common.as_ref());
-    builder.arg(&x).arg(&count).arg(&width).arg(&copies);
+    builder.arg(&x).arg(&rows).arg(&width).arg(&copies);
     // SAFETY: the arguments are those of the entry point, in number, order and type; the kernel looks at each place before it reads there.
     unsafe { builder.launch(config(&launch)) }.w()?;
     Ok(CudaStorage::wrap_cuda_slice(x, device.clone()))
 }
 
 /// Each group of rows of `x` `[R, I]` times its expert's matrix of `weight` `[E, O, I]`: `[R, O]`. `ends` `[E]` (I64) says where each group
-/// ends; rows behind the last end become no numbers. All row-major. None for more outputs than a grid has tiles for.
+/// ends; rows behind the last end become no numbers. All row-major. None for more tiles than a grid has.
 pub fn grouped_linear(x: View<'_>, weight: View<'_>, ends: View<'_>) -> Result<Option<CudaStorage>> {
     let (&[rows, inner], &[experts, outputs, _]) = (x.1.dims(), weight.1.dims()) else { return Ok(None) };
     let size = Grouped { rows, inner, outputs, experts };
@@ -121,5 +121,5 @@ fn grouped_linear_of<T: Real>(x: View<'_>, weight: View<'_>, ends: View<'_>, siz
     let Some(launch) = plan::grouped_linear(&size, T::SUFFIX) else { candle_core::bail!("no kernel for {size:?}") };
     let (from, matrices) = (dense::<T>(x, "grouped-linear")?, dense::<T>(weight, "grouped-linear's weight")?);
     let (groups, count) = (dense::<i64>(ends, "grouped-linear's ends")?, size.rows * size.outputs);
-    Ok(run!(x.0.device(), T, MOE, launch, [y: count], &from, &matrices, &groups, &y, &size))
+    Ok(run!(x.0.device(), T, GROUPED, launch, [y: count], &from, &matrices, &groups, &y, &size))
 }

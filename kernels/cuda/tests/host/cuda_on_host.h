@@ -21,8 +21,17 @@ namespace host {
 extern Index thread, block, threads;
 void wait_for_block();
 void wait_for_warp();
-/* Where the lanes of the current warp leave what others read; a new place each time, two in turn. */
-float *exchange();
+/* What a lane leaves for others, and where those of the current warp do; a new place each time, two in turn. */
+struct Left {
+    uint32_t words[6];
+};
+Left *exchange();
+/* Copies of 16 bytes, or of zeros, that are done when the group that they are in is waited for. */
+void start_copy(void *to, const void *from, bool there);
+void end_group();
+void wait_for_groups(unsigned left);
+/* Ends the program where a GPU would stop the kernel. */
+void check_aligned(const void *at);
 } // namespace host
 
 #define threadIdx host::thread
@@ -31,16 +40,37 @@ float *exchange();
 
 inline void __syncthreads() { host::wait_for_block(); }
 
-inline float __shfl_sync(unsigned, float value, int lane) {
-    float *lanes = host::exchange();
-    lanes[threadIdx.x % 32] = value;
+template <typename V> V __shfl_sync(unsigned, V value, int lane) {
+    static_assert(sizeof value <= sizeof(host::Left), "a lane leaves no more");
+    host::Left *lanes = host::exchange();
+    __builtin_memcpy(&lanes[threadIdx.x % 32], &value, sizeof value);
     host::wait_for_warp();
-    return lanes[lane];
+    __builtin_memcpy(&value, &lanes[lane], sizeof value);
+    return value;
 }
 
-inline float __shfl_xor_sync(unsigned mask, float value, int distance) {
+template <typename V> V __shfl_xor_sync(unsigned mask, V value, int distance) {
     return __shfl_sync(mask, value, (threadIdx.x % 32) ^ distance);
 }
+
+template <typename V> V __shfl_up_sync(unsigned mask, V value, unsigned distance) {
+    const unsigned lane = threadIdx.x % 32;
+    return __shfl_sync(mask, value, lane < distance ? lane : lane - distance);
+}
+
+inline unsigned __ballot_sync(unsigned, int holds) {
+    host::Left *lanes = host::exchange();
+    lanes[threadIdx.x % 32].words[0] = holds != 0;
+    host::wait_for_warp();
+    unsigned all = 0;
+    for (unsigned lane = 0; lane < 32; lane++) {
+        all |= lanes[lane].words[0] << lane;
+    }
+    return all;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 struct __half {
     _Float16 value;

@@ -84,7 +84,8 @@ real! {
 /// [`UNTOUCHED`] around results, so that a write beyond them shows in the walls.
 struct Walled<T>(Vec<T>);
 
-const WALL: usize = 300;
+/// Whole vectors of the kernels, so that operands between walls are aligned as memory of a GPU is.
+const WALL: usize = 304;
 const UNTOUCHED: f64 = 1.75;
 /// Larger than any result: the operands are below 2, and few.
 const UNWRITTEN: f64 = 1024.0;

@@ -123,7 +123,7 @@ fn permute<T: Real>(tokens: usize, copies: usize, width: usize, strange: usize) 
     let (a, b, c) = (list.as_ptr(), places.as_mut_ptr(), ends.as_mut_ptr());
     type Group = unsafe extern "C" fn(*const u32, *mut u32, *mut i64, usize, usize);
     // SAFETY: the list has as many places, and there is an end an expert.
-    launch(&plan::group(experts as usize), |entry: Group| unsafe { entry(a, b, c, all, experts as usize) });
+    launch(&plan::group(experts as usize, all), |entry: Group| unsafe { entry(a, b, c, all, experts as usize) });
     let mut order: Vec<usize> = (0..all).collect();
     order.sort_by_key(|&copy| expert_of(copy));
     assert!(order.iter().enumerate().all(|(place, &copy)| places[copy] as usize == place), "stable: {places:?}");
@@ -133,12 +133,10 @@ fn permute<T: Real>(tokens: usize, copies: usize, width: usize, strange: usize) 
 
     let x = Walled::<T>::random(&mut rng, tokens * width);
     let mut rows = Walled::<T>::empty(all * width);
-    let (from, to, count) = (x.at(), rows.at_mut(), all * width);
-    type Permute<T> = unsafe extern "C" fn(*const T, *const u32, *mut T, usize, usize, usize);
+    let (from, to) = (x.at(), rows.at_mut());
+    type Permute<T> = unsafe extern "C" fn(*const T, *const u32, *mut T, usize, usize);
     // SAFETY: a row of `x` for each token, one of the result for each copy.
-    launch(&plan::by_element("permute", T::SUFFIX, count), |entry: Permute<T>| unsafe {
-        entry(from, b, to, count, width, copies)
-    });
+    launch(&plan::by_row("permute", T::SUFFIX, all), |entry: Permute<T>| unsafe { entry(from, b, to, width, copies) });
     let values = x.values();
     let of_rows = |copy: &usize| values[copy / copies * width..][..width].to_vec();
     rows.is("permute", &order.iter().flat_map(of_rows).collect::<Vec<_>>());
@@ -158,8 +156,8 @@ fn unpermute<T: Real>(places: &[u32], copies: usize, width: usize, common: bool)
     let (at, added) = (places.as_ptr(), shared.as_ref().map_or(std::ptr::null(), Walled::at));
     type Unpermute<T> = unsafe extern "C" fn(*const T, *const u32, *const f32, *const T, *mut T, usize, usize, usize);
     // SAFETY: a row of `y` and a weight for each place, a row of the others for each token.
-    launch(&plan::by_element("unpermute", T::SUFFIX, count), |entry: Unpermute<T>| unsafe {
-        entry(from, at, factors, added, to, count, width, copies)
+    launch(&plan::by_row("unpermute", T::SUFFIX, all / copies), |entry: Unpermute<T>| unsafe {
+        entry(from, at, factors, added, to, all, width, copies)
     });
     let (y, weights, shared) = (y.values(), weights.values(), shared.map(|shared| shared.values()));
     let element = |copy: usize, column: usize| match places[copy] as usize {
@@ -176,9 +174,11 @@ fn unpermute<T: Real>(places: &[u32], copies: usize, width: usize, common: bool)
 
 #[test]
 fn rows_go_to_their_experts_and_come_back() {
-    // Fewer copies than a block has threads, and more.
+    // Fewer copies than a block has threads, more, and so many that blocks have more; rows of whole vectors, and others.
     for_each_type!(permute(3, 2, 5, 0));
     for_each_type!(permute(211, 4, 33, 0));
+    for_each_type!(permute(70, 3, 40, 0));
+    for_each_type!(permute(1033, 4, 8, 3));
 }
 
 #[test]
@@ -188,24 +188,55 @@ fn what_names_no_expert_and_no_row_is_kept_apart() {
     // The second and the last token have a place beyond their rows: their sums are no numbers, nothing is read there.
     for_each_type!(unpermute(&[3, 0, 6, 1, 4, u32::MAX], 2, 37, false));
     for_each_type!(unpermute(&[3, 0, 6, 1, 4, u32::MAX], 2, 37, true));
+    for_each_type!(unpermute(&[3, 0, 6, 1, 4, u32::MAX], 2, 48, false));
+    for_each_type!(unpermute(&[3, 0, 6, 1, 4, u32::MAX], 2, 48, true));
 }
 
 /// Rows of each expert, and behind them rows of none; `past` is added to the last end, so that it lies beyond the rows.
 fn grouped<T: Real>(counts: &[usize], nobodys: usize, past: i64, inner: usize, outputs: usize) {
+    let mut ends: Vec<i64> = (1..=counts.len()).map(|count| counts[..count].iter().sum::<usize>() as i64).collect();
+    ends[counts.len() - 1] += past;
+    products::<T>(counts, nobodys, &ends, inner, outputs, [0, 0]);
+}
+
+/// The operand where what lies behind it cannot be read: a tile's rows are products of their own, so that numbers from beyond would not
+/// show.
+fn before_a_wall<T: Real>(operand: &Walled<T>) -> *const T {
+    let elements = &operand.0[WALL..operand.0.len() - WALL];
+    let host = host();
+    // SAFETY: the function is host.cpp's, with its type; what it gives has room for the elements, and nobody else has it.
+    unsafe {
+        let memory = host.get::<unsafe extern "C" fn(usize) -> *mut T>(b"before_a_wall").expect("host.cpp has it");
+        let to = memory(std::mem::size_of_val(elements));
+        to.copy_from_nonoverlapping(elements.as_ptr(), elements.len());
+        to
+    }
+}
+
+/// The products of so many rows of each expert, and of none, where the kernel is told these `ends`. The operands begin so many elements
+/// behind where whole vectors would.
+fn products<T: Real>(
+    counts: &[usize],
+    nobodys: usize,
+    ends: &[i64],
+    inner: usize,
+    outputs: usize,
+    [of_x, of_weight]: [usize; 2],
+) {
     let mut rng = StdRng::seed_from_u64(8);
     let (rows, experts) = (counts.iter().sum::<usize>() + nobodys, counts.len());
-    let x = Walled::<T>::random(&mut rng, rows * inner);
-    let weight = Walled::<T>::random(&mut rng, experts * outputs * inner);
+    let x = Walled::<T>::random(&mut rng, of_x + rows * inner);
+    let weight = Walled::<T>::random(&mut rng, of_weight + experts * outputs * inner);
     let mut y = Walled::<T>::empty(rows * outputs);
-    let mut ends: Vec<i64> = (1..=experts).map(|count| counts[..count].iter().sum::<usize>() as i64).collect();
-    ends[experts - 1] += past;
     let size = Grouped { rows, inner, outputs, experts };
-    let planned = plan::grouped_linear(&size, T::SUFFIX).expect("so many outputs");
-    let (a, b, c, to) = (x.at(), weight.at(), ends.as_ptr(), y.at_mut());
+    let planned = plan::grouped_linear(&size, T::SUFFIX).expect("so many tiles");
+    let (a, b) = (before_a_wall(&x), before_a_wall(&weight));
+    let (c, to) = (ends.as_ptr(), y.at_mut());
     type Entry<T> = unsafe extern "C" fn(*const T, *const T, *const i64, *mut T, Grouped);
-    // SAFETY: `size` describes the four.
-    launch(&planned, |entry: Entry<T>| unsafe { entry(a, b, c, to, size) });
-    let (x, weight) = (x.values(), weight.values());
+    // SAFETY: `size` describes the four, from the shifts on.
+    launch(&planned, |entry: Entry<T>| unsafe { entry(a.add(of_x), b.add(of_weight), c, to, size) });
+    let (x, weight) = (&x.values()[of_x..], &weight.values()[of_weight..]);
+    let case = format!("{counts:?} rows of {inner} to {outputs} by {}", planned.entry);
     let counts: Vec<usize> = counts.iter().copied().chain([nobodys]).collect();
     let expert_of = counts.iter().enumerate().flat_map(|(expert, count)| std::iter::repeat_n(expert, *count));
     let row = |(row, expert): (usize, usize)| {
@@ -216,8 +247,7 @@ fn grouped<T: Real>(counts: &[usize], nobodys: usize, past: i64, inner: usize, o
         weight.chunks(inner).map(|column| column.iter().zip(x).map(|(a, b)| a * b).sum()).collect::<Vec<f64>>()
     };
     // Products of numbers below 2 add up like a random walk.
-    let (size, case) = ((inner as f64).sqrt(), format!("{counts:?} rows of {inner} to {outputs}"));
-    y.is_of_size(size, &case, &expert_of.enumerate().flat_map(row).collect::<Vec<_>>());
+    y.is_of_size((inner as f64).sqrt(), &case, &expert_of.enumerate().flat_map(row).collect::<Vec<_>>());
 }
 
 #[test]
@@ -225,10 +255,11 @@ fn groups_of_rows_are_multiplied_with_their_experts_matrices() {
     // Experts without rows at every place, one row, parts of tiles and several; widths that no tile divides. Few rows an expert, and
     // many.
     for_each_type!(grouped(&[0, 1, 0, 40, 16, 0], 0, 0, 64, 64));
+    for_each_type!(grouped(&[0, 1, 0, 30, 6, 0], 0, 0, 520, 40));
     for_each_type!(grouped(&[3, 17, 0], 0, 0, 37, 70));
     for_each_type!(grouped(&[0, 0, 5], 0, 0, 1, 1));
     for_each_type!(grouped(&[0, 64, 1, 0, 66], 0, 0, 64, 64));
-    for_each_type!(grouped(&[130, 3], 0, 0, 37, 70));
+    for_each_type!(grouped(&[50, 3], 0, 0, 37, 70));
     // Every expert has a tile that is filled in part: the grid has no block more.
     for_each_type!(grouped(&[1, 5, 1, 1], 0, 0, 5, 3));
     for_each_type!(grouped(&[65, 1], 1, 0, 5, 3));
@@ -242,6 +273,51 @@ fn groups_of_rows_are_multiplied_with_their_experts_matrices() {
 }
 
 #[test]
+fn tall_tiles_are_multiplied() {
+    // Whole tiles of 128 rows and rests of one, two, three and four times 32; steps of the inner width that are more than are on their way, and
+    // a rest of one chunk; several columns of tiles, the last of them narrow, with an odd output.
+    for_each_type!(grouped(&[0, 257, 40, 218, 0, 97], 0, 0, 72, 131));
+    for_each_type!(grouped(&[128, 70], 0, 0, 264, 64));
+    // Rows of a width that is not of whole vectors; rows that nobody has.
+    for_each_type!(grouped(&[3, 200], 130, 0, 67, 70));
+}
+
+#[test]
+fn operands_may_begin_anywhere() {
+    for (counts, inner) in [(&[4, 0, 7][..], 40), (&[30, 0, 9], 40), (&[110], 40)] {
+        let ends: Vec<i64> =
+            counts.iter().scan(0, |end, count| Some(std::mem::replace(end, *end + count) + count)).collect();
+        let counts: Vec<usize> = counts.iter().map(|count| *count as usize).collect();
+        for_each_type!(products(&counts, 0, &ends, inner, 20, [1, 0]));
+        for_each_type!(products(&counts, 0, &ends, inner, 20, [0, 3]));
+        for_each_type!(products(&counts, 0, &ends, inner, 20, [0, 8]));
+    }
+}
+
+#[test]
+fn each_of_many_experts_has_its_tiles() {
+    let mut rng = StdRng::seed_from_u64(10);
+    for most in [3, 30] {
+        let counts: Vec<usize> =
+            (0..40).map(|_| if rng.random_bool(0.3) { 0 } else { rng.random_range(1..=most) }).collect();
+        for_each_type!(grouped(&counts, 9, 0, 8, 5));
+    }
+}
+
+#[test]
+fn ends_that_do_not_rise_are_no_rows() {
+    // Below the one before, below zero, and beyond the rows; also where they are looked at in another turn.
+    let told = [5, 3, -4, 20, 9];
+    for_each_type!(products(&[5, 0, 0, 7, 0], 0, &told, 24, 5, [0, 0]));
+    let scale = |ends: &[i64]| ends.iter().map(|end| end * 10).collect::<Vec<_>>();
+    for_each_type!(products(&[50, 0, 0, 70, 0], 0, &scale(&told), 24, 5, [0, 0]));
+    let (mut late, mut counts) = (vec![6; 40], vec![0; 40]);
+    (late[33], late[35], late[36]) = (2, 9, i64::MIN);
+    (counts[0], counts[35]) = (6, 3);
+    for_each_type!(products(&counts, 4, &late, 24, 5, [0, 0]));
+}
+
+#[test]
 fn the_grid_of_a_grouped_product_has_a_block_for_each_tile_there_can_be() {
     let plan = |rows, outputs, experts| plan::grouped_linear(&Grouped { rows, inner: 1, outputs, experts }, "f32");
     let grid = |rows, outputs, experts| {
@@ -249,13 +325,27 @@ fn the_grid_of_a_grouped_product_has_a_block_for_each_tile_there_can_be() {
         (planned.entry, planned.grid)
     };
     // One token of eight experts: no blocks for the 248 others.
-    assert_eq!(grid(8, 4096, 256), ("grouped_few_f32".into(), [8, 128, 1]));
-    assert_eq!(grid(1 << 30, 1, 1), ("grouped_many_f32".into(), [(1 << 24) + 1, 1, 1]));
-    assert!(plan(16, 64 * 65535 + 1, 1).is_none());
+    assert_eq!(grid(8, 4096, 256), ("grouped_few_f32".into(), [8 * 128, 1, 1]));
+    // 4096 tokens of eight experts each, where an expert has 256 rows.
+    assert_eq!(grid(32768, 1536, 128), ("grouped_many_128_f32".into(), [(129 + (32768 - 129) / 128) * 12, 1, 1]));
+    assert_eq!(grid(1 << 30, 1, 1), ("grouped_many_128_f32".into(), [(1 << 23) + 1, 1, 1]));
+    assert!(plan(1 << 30, 1 << 20, 1).is_none());
+    // Tensor cores pay sooner.
+    let of = |rows, suffix| plan::grouped_linear(&Grouped { rows, inner: 1, outputs: 1, experts: 2 }, suffix);
+    let entry = |rows, suffix| of(rows, suffix).expect("a grid").entry;
+    assert_eq!(
+        [15, 16, 191, 192].map(|rows| entry(rows, "bf16")),
+        ["few", "many_64", "many_64", "many_128"].map(|name| format!("grouped_{name}_bf16"))
+    );
+    assert_eq!([31, 32].map(|rows| entry(rows, "f32")), ["grouped_few_f32", "grouped_many_64_f32"]);
     // Every way to share out the rows: how many tiles they are, of the height that the plan has.
     for (experts, rows) in [(1, 1), (2, 7), (3, 13), (2, 40), (1, 130)] {
         let (entry, [tiles, ..]) = grid(rows, 1, experts);
-        let height = if entry == "grouped_few_f32" { 4 } else { 64 };
+        let height = match entry.as_str() {
+            "grouped_few_f32" => 4,
+            "grouped_many_64_f32" => 64,
+            _ => 128,
+        };
         let mut most = 0;
         let mut counts = vec![0; experts + 1];
         fn share(left: usize, counts: &mut [usize], at: usize, each: &mut impl FnMut(&[usize])) {

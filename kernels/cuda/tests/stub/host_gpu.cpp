@@ -46,7 +46,8 @@ struct Kernel {
     KERNEL(permute_##suffix)                                                                                           \
     KERNEL(unpermute_##suffix)                                                                                         \
     KERNEL(grouped_few_##suffix)                                                                                       \
-    KERNEL(grouped_many_##suffix)
+    KERNEL(grouped_many_64_##suffix)                                                                                   \
+    KERNEL(grouped_many_128_##suffix)
 
 std::map<std::string, Kernel> kernels = {FOR_EACH_TYPE(OF_TYPE) KERNEL(route_f32) KERNEL(group_u32)};
 

@@ -233,6 +233,14 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["shape", "model", "train", "against", "timeline"])]
     pub moe_layer: Option<String>,
 
+    /// Measure attention of one query a sequence to this many keys in blocks of a pool instead, by the device's kernel and decomposed
+    #[arg(long, value_name = "KEYS", conflicts_with_all = ["shape", "model", "train", "moe_layer", "against", "timeline"])]
+    pub paged_attention: Option<NonZeroUsize>,
+
+    /// Sequences that --paged-attention decodes at a time
+    #[arg(long, default_value = "32", value_name = "N", requires = "paged_attention")]
+    pub sequences: NonZeroUsize,
+
     /// Compute layers again in backward instead of keeping what is inside of them
     #[arg(long, requires = "train", help_heading = "Training")]
     pub gradient_checkpointing: bool,

@@ -5,21 +5,25 @@ mod kernels;
 mod memory;
 mod moe;
 mod ours;
+mod paged;
 mod peers;
 mod plan;
 mod report;
 mod train;
 
 use crate::cli::{BenchArgs, Measured};
+use crate::device::Opened;
 use crate::modelled::{self, Recording};
 use crate::{device, progress, report as output};
 use anyhow::{Context, Result};
+use candle_ascend::Device;
 use ours::Ours;
 use peers::{Absent, Contender};
 use plan::{Model, Plan};
 use report::{Missing, Rates, Ratio, Report, Sample};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 /// Seed of all random weights.
 const SEED: u64 = 0;
@@ -32,6 +36,23 @@ fn threads() -> usize {
     set.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
 }
 
+/// How often a pass is done for one measurement: on a device that works beside the host, so often that the last wait for it counts
+/// for little, as between the steps of a model.
+fn passes(opened: &Opened) -> usize {
+    if opened.device.is_cpu() || opened.simulated { 1 } else { 10 }
+}
+
+/// Seconds of a pass, of as many that follow each other on a device that has nothing else to do.
+fn timed<R>(device: &Device, passes: usize, pass: impl Fn() -> Result<R>) -> Result<f64> {
+    device.synchronize()?;
+    let start = Instant::now();
+    for _ in 0..passes {
+        pass()?;
+    }
+    device.synchronize()?;
+    Ok(start.elapsed().as_secs_f64() / passes as f64)
+}
+
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if args.what == Some(Measured::Kernels) {
         return kernels::run(args.json);
@@ -41,6 +62,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     if let Some(layer) = &args.moe_layer {
         return moe::run(args, layer);
+    }
+    if let Some(keys) = args.paged_attention {
+        return paged::run(args, keys.get());
     }
     if let Some(trained) = args.train {
         return train::run(args, trained);

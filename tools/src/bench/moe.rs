@@ -3,7 +3,7 @@
 //! A dense part runs after each of our passes, over the same rows, so that whatever else the machine does befalls both.
 
 use super::report::Spread;
-use super::{SEED, memory};
+use super::{SEED, memory, passes, timed};
 use crate::cli::BenchArgs;
 use crate::{device, model, progress, report};
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +13,6 @@ use npu_models::{ExpertShape, Loader, Moe, Random, normal_values};
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
-use std::time::Instant;
 
 pub fn run(args: &BenchArgs, name: &str) -> Result<ExitCode> {
     ensure!(args.repeat > 0 && args.prompt_tokens > 0, "--repeat and --prompt-tokens are wanted to be at least 1");
@@ -23,12 +22,13 @@ pub fn run(args: &BenchArgs, name: &str) -> Result<ExitCode> {
     let size = dtype.size_in_bytes() as u64;
     let (experts, dense) = (shape.expert_parameters() * size, shape.active_parameters() * size);
     memory::check_fits(&opened, shape.name, experts + dense)?;
-    let layer = Layer::load(shape, args.prompt_tokens, dtype, &opened.device)?;
-    let mut seconds = (Vec::new(), Vec::new());
+    let Layer { experts: of_layer, dense: of_width, x } =
+        Layer::load(shape, args.prompt_tokens, dtype, &opened.device)?;
+    let (passes, mut seconds) = (passes(&opened), (Vec::new(), Vec::new()));
     let bar = progress::steps("measuring", args.warmup + args.repeat, args.json);
     for _ in 0..args.warmup + args.repeat {
-        seconds.0.push(layer.timed(|x| layer.experts.forward(x))?);
-        seconds.1.push(layer.timed(|x| layer.dense.forward(x))?);
+        seconds.0.push(timed(&opened.device, passes, || of_layer.forward(&x))?);
+        seconds.1.push(timed(&opened.device, passes, || of_width.forward(&x))?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -41,6 +41,7 @@ pub fn run(args: &BenchArgs, name: &str) -> Result<ExitCode> {
         threads: super::threads(),
         tokens: args.prompt_tokens,
         repeat: args.repeat,
+        passes,
         operations: 2 * shape.active_parameters() * args.prompt_tokens as u64,
         ratio: of_experts.median / of_dense.median,
         experts: Cost { seconds: of_experts, weight_bytes: experts },
@@ -60,7 +61,6 @@ struct Layer {
     dense: Mlp,
     /// `[1, T, H]`
     x: Tensor,
-    device: Device,
 }
 
 impl Layer {
@@ -74,15 +74,7 @@ impl Layer {
         let dense = Mlp::of_width(&loader, shape.hidden, width, "dense", false)?;
         let x =
             Tensor::from_vec(normal_values(SEED, "x", tokens * shape.hidden, 1.0), (1, tokens, shape.hidden), device)?;
-        Ok(Self { experts, dense, x: x.to_dtype(dtype)?, device: device.clone() })
-    }
-
-    fn timed(&self, pass: impl Fn(&Tensor) -> Result<Tensor>) -> Result<f64> {
-        self.device.synchronize()?;
-        let start = Instant::now();
-        pass(&self.x)?;
-        self.device.synchronize()?;
-        Ok(start.elapsed().as_secs_f64())
+        Ok(Self { experts, dense, x: x.to_dtype(dtype)? })
     }
 }
 
@@ -102,6 +94,8 @@ struct Report {
     threads: usize,
     tokens: usize,
     repeat: usize,
+    /// Of either, one after the other, in each round.
+    passes: usize,
     /// Of either: multiplications and additions of the products.
     operations: u64,
     experts: Cost,
@@ -119,7 +113,7 @@ impl fmt::Display for Report {
             let Spread { median, min, max } = cost.seconds;
             writeln!(
                 f,
-                "{name:<8}  {:.2} ms ({:.2} to {:.2}), {:.0} Gop/s, weights {}",
+                "{name:<8}  {:.3} ms ({:.3} to {:.3}), {:.0} Gop/s, weights {}",
                 median * 1e3,
                 min * 1e3,
                 max * 1e3,
@@ -127,6 +121,8 @@ impl fmt::Display for Report {
                 report::bytes(cost.weight_bytes)
             )?;
         }
-        writeln!(f, "ratio     {:.2} of {} rounds, {:.1} Gop either way", self.ratio, self.repeat, operations / 1e9)
+        let (rounds, passes) =
+            (self.repeat, if self.passes > 1 { format!(" of {} passes", self.passes) } else { "".into() });
+        writeln!(f, "ratio     {:.2} of {rounds} rounds{passes}, {:.1} Gop either way", self.ratio, operations / 1e9)
     }
 }

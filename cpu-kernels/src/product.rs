@@ -15,6 +15,8 @@ const PARALLEL: usize = 1 << 16;
 const PACKED: usize = 32;
 /// Rows from which a 16-bit weight is worth widening.
 const WIDE: usize = 32;
+/// The same of an average group: its weight comes from memory, and widening asks for the next one meanwhile.
+const WIDE_GROUP: usize = 16;
 /// Bytes of `x` that are multiplied at a time, so that they stay in the second-level cache while `W` streams by.
 const RESIDENT: usize = 5 << 18;
 /// Columns of one task are a multiple of this, which is a multiple of every form's tile.
@@ -121,7 +123,7 @@ pub fn product_by<X: Float, W: Float, Y: Float>(
 /// All groups are one job. A weight is read once where its rows fit in the second-level cache, and not at all where it has none.
 pub fn grouped_product<X: Float, W: Float, Y: Float>(x: Rows<X>, weight: Rows<W>, ends: &[usize], y: &mut [Y]) {
     let filled = (0..ends.len()).filter(|&group| ends[group] > group.checked_sub(1).map_or(0, |before| ends[before]));
-    if x.count < WIDE * filled.clone().count().max(1) || size_of::<W>() == size_of::<f32>() {
+    if x.count < WIDE_GROUP * filled.clone().count().max(1) || size_of::<W>() == size_of::<f32>() {
         return grouped_product_by(Form::fastest(), x, weight, ends, y);
     }
     check_groups(x.count, weight.count, ends);

@@ -320,6 +320,6 @@ __device__ void grouped_many(const T *x, const T *weight, const long long *ends,
         grouped_few_##SUFFIX(const T *x, const T *weight, const long long *ends, T *y, Grouped size) {                 \
         grouped_few(x, weight, ends, y, size);                                                                         \
     }                                                                                                                  \
-    MANY(64, 4, 4, SUFFIX, T)                                                                                          \
+    MANY(64, 4, 3, SUFFIX, T)                                                                                          \
     MANY(128, 3, 2, SUFFIX, T)
 FOR_EACH_TYPE(ENTRIES)

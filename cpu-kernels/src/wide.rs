@@ -22,9 +22,11 @@ const DEPTH: usize = 512;
 /// Elements between the rows that were widened: sizes of models are powers of two, and rows as far apart as that would share
 /// one set of the first-level cache.
 const GAP: usize = 16;
-/// Rows and inner size that are laid in panels at a time, which bounds the memory that they take.
+/// Rows of a group that are laid in panels at a time, whose sums stay in the second-level cache.
 const ROWS: usize = 1024;
+/// Inner size of them, and elements of all groups of a job, which bound the memory that they take.
 const INNER: usize = 8192;
+const JOB: usize = ROWS * INNER;
 /// Tasks a thread where several groups are one job.
 const TASKS: usize = 4;
 
@@ -89,7 +91,8 @@ fn one_pass<X: Float, W: Float, Y: Float>(
     let mut waiting = groups.iter().flat_map(of_group).peekable();
     while waiting.peek().is_some() {
         let (mut rows, mut parts) = (0, Vec::new());
-        while let Some((group, range)) = waiting.next_if(|(_, range)| rows == 0 || rows + range.len() <= ROWS) {
+        let fits = |rows: usize| rows * inner.len() <= JOB;
+        while let Some((group, range)) = waiting.next_if(|(_, range)| rows == 0 || fits(rows + range.len())) {
             rows += range.len();
             let w = group.w.part(inner.clone(), 0..width);
             let (row, x) = (group.row + range.start, group.x.part(range, inner.clone()));
@@ -102,16 +105,23 @@ fn one_pass<X: Float, W: Float, Y: Float>(
                 (0..width).step_by(size).map(|start| start..(start + size).min(width)).collect()
             }
         };
-        share(parts.len() * columns.len(), |task| {
-            let (part, range) = (&parts[task / columns.len()], &columns[task % columns.len()]);
+        let task = |task: usize| Some((parts.get(task / columns.len())?, columns[task % columns.len()].clone()));
+        share(parts.len() * columns.len(), |number| {
+            let Some((part, range)) = task(number) else { return };
             let mut scratch = Scratch::default();
-            let block = |start: usize| start..(start + COLUMNS).min(range.end);
+            let block = |from: usize, end: usize| from..(from + COLUMNS).min(end);
             for start in range.clone().step_by(COLUMNS) {
-                let range = block(start);
-                part.columns(range.clone(), block(range.end), &mut scratch, |row, sums| {
+                let columns = block(start, range.end);
+                let next = match columns.end < range.end {
+                    true => Some((part, block(columns.end, range.end))),
+                    // What this thread is likely to come to when each has done a task.
+                    false => task(number + threads()).map(|(part, range)| (part, block(range.start, range.end))),
+                };
+                let next = next.map(|(part, columns)| part.w.part(0..DEPTH.min(part.panels.inner), columns));
+                part.columns(columns.clone(), next, &mut scratch, |row, sums| {
                     // SAFETY: the result is borrowed for this call, and tasks differ in their rows or their columns.
-                    let y = unsafe { to.part(part.row + row, range.start, range.len()) };
-                    finish(sums, bias.map(|bias| &bias[range.clone()]), into, y);
+                    let y = unsafe { to.part(part.row + row, columns.start, columns.len()) };
+                    finish(sums, bias.map(|bias| &bias[columns.clone()]), into, y);
                 });
             }
         });
@@ -140,11 +150,11 @@ struct Scratch {
 }
 
 impl<W: Float> Part<'_, W> {
-    /// The sums of at most [`COLUMNS`] columns, row by row; `next` are the columns that come after them.
+    /// The sums of at most [`COLUMNS`] columns, row by row; `next` is what is widened after them.
     fn columns(
         &self,
         columns: Range<usize>,
-        next: Range<usize>,
+        next: Option<Matrix<W>>,
         scratch: &mut Scratch,
         mut row: impl FnMut(usize, &mut [f32]),
     ) {
@@ -156,10 +166,10 @@ impl<W: Float> Part<'_, W> {
         for start in (0..panels.inner).step_by(DEPTH) {
             let depth_of = depth(start);
             let w = widened(self.w.part(depth_of.clone(), columns.clone()), wide);
-            let mut ahead = Ahead::of(match depth_of.end < panels.inner {
-                true => self.w.part(depth(depth_of.end), columns.clone()),
-                false => self.w.part(depth(0), next.clone()),
-            });
+            let mut ahead = match depth_of.end < panels.inner {
+                true => Ahead::of(self.w.part(depth(depth_of.end), columns.clone())),
+                false => next.map_or_else(Ahead::none, Ahead::of),
+            };
             let mut to = &mut to[..];
             for panel in panels.each(depth_of.clone()) {
                 let (of_panel, others) = to.split_at_mut(panel.height * count);

@@ -4,7 +4,7 @@ use super::cpu::{Real, elements, on_cpu};
 use super::moe::{Permuted, groups};
 use crate::autograd::tracked;
 use crate::{DType, Result, Tensor, bail};
-use npu_cpu_kernels::{Rows, grouped_product, share_chunks};
+use npu_cpu_kernels::{Rows, grouped_product, share_new};
 
 /// Rows that are copied or added up by a task.
 const ROWS: usize = 16;
@@ -42,16 +42,15 @@ fn permute_of<T: Real>(x: &Tensor, chosen: &Tensor, experts: usize) -> Result<Pe
         places[place] = *next as u32;
     }
     let x = x.contiguous()?;
-    let mut rows = vec![T::zero(); chosen.len() * width];
-    if !rows.is_empty() {
+    let rows = {
         let guard = x.storage();
         let from = elements::<T>(&guard, x.layout())?;
-        share_chunks(&mut rows, ROWS * width, |task, rows| {
+        share_new::<T>(chosen.len() * width, (ROWS * width).max(1), |task, rows| {
             for (row, place) in rows.chunks_exact_mut(width).zip(&order[task * ROWS..]) {
                 row.copy_from_slice(&from[*place as usize / k * width..][..width]);
             }
-        });
-    }
+        })
+    };
     let device = x.device();
     let count = chosen.len();
     Ok(Permuted {
@@ -73,7 +72,7 @@ fn grouped_linear_of<T: Real>(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Res
     let ((rows, inner), (experts, outputs, _)) = (x.dims2()?, weight.dims3()?);
     let ends: Vec<usize> = groups(ends, rows)?.into_iter().map(|group| group.end).collect();
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    let mut y = vec![T::zero(); rows * outputs];
+    let mut y = share_new::<T>(rows * outputs, (ROWS * outputs).max(1), |_, _| {});
     {
         let (of_x, of_weight) = (x.storage(), weight.storage());
         grouped_product(
@@ -103,11 +102,10 @@ fn unpermute_of<T: Real>(y: &Tensor, places: &Tensor, weights: &Tensor) -> Resul
     }
     let weights: Vec<f32> = weights.flatten_all()?.to_vec1()?;
     let y = y.contiguous()?;
-    let mut sums = vec![T::zero(); tokens * width];
-    if !sums.is_empty() {
+    let sums = {
         let guard = y.storage();
         let from = elements::<T>(&guard, y.layout())?;
-        share_chunks(&mut sums, ROWS * width, |task, sums| {
+        share_new::<T>(tokens * width, (ROWS * width).max(1), |task, sums| {
             let (mut sum, mut wide) = (vec![0f32; width], vec![0f32; width]);
             for (token, to) in (task * ROWS..).zip(sums.chunks_exact_mut(width)) {
                 sum.fill(0.0);
@@ -117,7 +115,7 @@ fn unpermute_of<T: Real>(y: &Tensor, places: &Tensor, weights: &Tensor) -> Resul
                 }
                 T::round_slice(&sum, to);
             }
-        });
-    }
+        })
+    };
     Tensor::from_vec(sums, (tokens, width), y.device())
 }

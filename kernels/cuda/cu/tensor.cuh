@@ -31,6 +31,13 @@ __device__ inline void load_matrices(unsigned (&to)[4], const void *row) {
                  : "r"(in_shared(row))
                  : "memory");
 }
+// The same of each matrix turned: rows i % 4 * 2 and the one behind of column i / 4.
+__device__ inline void load_matrices_turned(unsigned (&to)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(in_shared(row))
+                 : "memory");
+}
 
 // sums += a b for a tile a of 16 by 16, b of 16 by 8. Lane i has elements 2 (i % 4) and the one behind of row i / 4 of each 8 by 8 part:
 // of a, those of the upper rows, the lower, and of the right half the upper and the lower; of the columns of b, of the upper and

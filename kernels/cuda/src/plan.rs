@@ -156,29 +156,48 @@ pub struct Paged {
     pub scale: f32,
 }
 
-/// Widths of keys and values that the paged kernels are compiled for, and the query heads that a block of each takes together: as many as
-/// leave a thread's numbers in registers.
+/// Widths of keys and values that the paged kernels are compiled for, and the query heads that a block of each takes together in F32: as
+/// many as leave a thread's numbers in registers.
 const PAGED: [(usize, usize); 5] = [(64, 8), (128, 8), (192, 4), (256, 4), (576, 2)];
-/// Keys below which a part is not worth its launch; `cu/paged.cu` makes none smaller.
-const LEAST_KEYS: usize = 64;
+
+/// How the paged kernels of a type share out the work; `cu/paged.cu` has the same numbers.
+struct Sharing {
+    /// Query heads that a block takes together, if not as many as [`PAGED`] says: the rows of a tile on tensor cores.
+    together: Option<usize>,
+    threads: u32,
+    /// Blocks that a multiprocessor holds at a time.
+    resident: usize,
+    /// Keys below which a part is not worth its launch: the kernels make none smaller.
+    least_keys: usize,
+}
+
+impl Sharing {
+    fn of(suffix: &str) -> Self {
+        match suffix {
+            "f32" => Self { together: None, threads: ROW_THREADS, resident: 2, least_keys: 64 },
+            _ => Self { together: Some(16), threads: 4 * 32, resident: 3, least_keys: 128 },
+        }
+    }
+}
 
 /// Blocks of threads for each part of every sequence, and the width that they are compiled for.
-fn paged_tasks(problem: &Paged, batch: usize) -> Option<(usize, usize)> {
-    let &(width, together) = PAGED.iter().find(|(width, _)| *width >= problem.width.max(problem.value_width))?;
+fn paged_tasks(problem: &Paged, batch: usize, suffix: &str) -> Option<(usize, usize)> {
+    let &(width, plain) = PAGED.iter().find(|(width, _)| *width >= problem.width.max(problem.value_width))?;
+    let together = Sharing::of(suffix).together.unwrap_or(plain);
     Some((batch * problem.groups * (problem.heads / problem.groups).div_ceil(together), width))
 }
 
-/// Parts of each sequence, so that few sequences use all of a GPU's `multiprocessors`, which hold two blocks each. How long a sequence
-/// is only the GPU knows: it shares its keys out over the parts.
-pub fn parts(problem: &Paged, batch: usize, multiprocessors: usize) -> usize {
-    let tasks = paged_tasks(problem, batch).map_or(1, |(tasks, _)| tasks.max(1));
-    let longest = problem.table_width * problem.block_size;
-    (2 * multiprocessors).div_ceil(tasks).min(longest.div_ceil(LEAST_KEYS)).max(1)
+/// Parts of each sequence, so that few sequences use all of a GPU's `multiprocessors`; no more than run at a time, since the last would have the
+/// GPU for themselves. How long a sequence is only the GPU knows: it shares its keys out over the parts.
+pub fn parts(problem: &Paged, batch: usize, multiprocessors: usize, suffix: &str) -> usize {
+    let tasks = paged_tasks(problem, batch, suffix).map_or(1, |(tasks, _)| tasks.max(1));
+    let (sharing, longest) = (Sharing::of(suffix), problem.table_width * problem.block_size);
+    (sharing.resident * multiprocessors / tasks).min(longest.div_ceil(sharing.least_keys)).max(1)
 }
 
 /// The kernel for `batch` sequences of this problem; none when its heads are wider than any is compiled for.
 pub fn paged(problem: &Paged, batch: usize, suffix: &str) -> Option<Launch> {
-    let (tasks, width) = paged_tasks(problem, batch)?;
+    let (tasks, width) = paged_tasks(problem, batch, suffix)?;
     let grid = [blocks(tasks), blocks(problem.parts), 1];
-    Some(Launch { entry: format!("attend_paged_{width}_{suffix}"), grid, threads: ROW_THREADS })
+    Some(Launch { entry: format!("attend_paged_{width}_{suffix}"), grid, threads: Sharing::of(suffix).threads })
 }

@@ -57,7 +57,6 @@ pub fn attention(
     if plan::paged(&problem, batch, "").is_none() {
         return Ok(None);
     }
-    let problem = Paged { parts: plan::parts(&problem, batch, multiprocessors(q.0.device())?), ..problem };
     by_type!(q, T => attention_of::<T>(q, [keys, values], [table, lengths], problem, batch))
 }
 
@@ -73,8 +72,9 @@ fn attention_of<T: Real>(
     problem: Paged,
     batch: usize,
 ) -> Result<CudaStorage> {
-    let Some(launch) = plan::paged(&problem, batch, T::SUFFIX) else { bail!("no kernel for {problem:?}") };
     let (device, rows) = (q.0.device(), batch * problem.heads);
+    let problem = Paged { parts: plan::parts(&problem, batch, multiprocessors(device)?, T::SUFFIX), ..problem };
+    let Some(launch) = plan::paged(&problem, batch, T::SUFFIX) else { bail!("no kernel for {problem:?}") };
     let (queries, k, v) = (dense::<T>(q, "paged-attention")?, elements::<T>(keys)?, elements::<T>(values)?);
     let table = dense::<u32>(table, "paged-attention's table")?;
     let lengths = dense::<u32>(lengths, "paged-attention's lengths")?;

@@ -16,6 +16,18 @@ inline void load_matrices(unsigned (&to)[4], const void *row) {
     }
 }
 
+inline void load_matrices_turned(unsigned (&to)[4], const void *row) {
+    host::check_aligned(row);
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned matrix = 0; matrix < 4; matrix++) {
+        to[matrix] = 0;
+        for (unsigned which = 0; which < 2; which++) {
+            const void *of_lane = __shfl_sync(~0u, row, matrix * 8 + lane % 4 * 2 + which);
+            to[matrix] |= (unsigned)((const uint16_t *)of_lane)[lane / 4] << 16 * which;
+        }
+    }
+}
+
 /* One of the two elements in a register. */
 template <typename T> float element(unsigned two, unsigned which, T) {
     const uint16_t bits = (uint16_t)(two >> 16 * which);

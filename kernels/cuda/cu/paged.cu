@@ -151,9 +151,10 @@ template <unsigned KEYS_, unsigned SHARES_, unsigned STAGES_> struct Cut {
 };
 
 #if TENSOR_CORES
-constexpr unsigned TILE_THREADS = 128, HAVE_NONE = 0xffffffffu;
+constexpr unsigned TILE_THREADS = 128, NO_BLOCK = 0xffffffffu;
+constexpr size_t NOWHERE = (size_t)-1;
 
-// Where the row of a key begins, and that of its value, in elements from the key head's first; HAVE_NONE where there is none.
+// Where the row of a key begins, and that of its value, in elements from the key head's first; NOWHERE where there is none.
 struct Place {
     size_t at[2];
 };
@@ -179,7 +180,7 @@ __device__ void load_rows(Vector<T, 8> *to, const T *x, const Place *places, boo
     for (unsigned turn = 0; turn < KEYS * CHUNKS / TILE_THREADS; turn++) {
         const unsigned place = turn * TILE_THREADS + threadIdx.x, row = place / CHUNKS, chunk = place % CHUNKS;
         const size_t at = places[row].at[values];
-        const bool there = at != HAVE_NONE && chunk * 8 < width;
+        const bool there = at != NOWHERE && chunk * 8 < width;
         const T *from = x + (there ? at + chunk * 8 : 0);
         if (aligned) {
             start_copy(to + swizzled<CHUNKS>(row, chunk), from, there);
@@ -193,6 +194,103 @@ __device__ void load_rows(Vector<T, 8> *to, const T *x, const Place *places, boo
     }
 }
 
+// Of the queries from `q` on, a head's `width` elements each, the parts that a warp multiplies from `column` on; zeros beyond.
+template <typename T, unsigned INNER>
+__device__ void load_queries(unsigned (&query)[INNER][4], const T *q, unsigned column, size_t heads, size_t width) {
+    const unsigned lane = threadIdx.x % 32;
+    UNROLL
+    for (unsigned inner = 0; inner < INNER; inner++) {
+        UNROLL
+        for (unsigned i = 0; i < 4; i++) {
+            const unsigned head = lane / 4 + i % 2 * 8, first = column + inner * 16 + i / 2 * 8 + lane % 4 * 2;
+            auto element = [&](unsigned at) { return head < heads && at < width ? q[head * width + at] : rounded<T>(0.0f); };
+            query[inner][i] = two(element(first), element(first + 1));
+        }
+    }
+}
+
+// The products of a warp's queries with OURS times eight keys of a tile, from row `key` and from `chunk` of the rows on.
+template <unsigned CHUNKS, unsigned OURS, unsigned INNER, typename T>
+__device__ void multiply_keys(Vector<float, 4> (*to)[32], const unsigned (&query)[INNER][4], const Vector<T, 8> *tile,
+                              unsigned chunk, unsigned key) {
+    static_assert(OURS == 2 || (OURS == 1 && INNER % 2 == 0), "two sums, so that one need not wait for the other");
+    const unsigned lane = threadIdx.x % 32;
+    // Of two parts of keys, or of every other part of columns.
+    float products[2][4] = {};
+    UNROLL
+    for (unsigned step = 0; step < INNER * OURS / 2; step++) {
+        const unsigned row = key + (OURS == 2 ? lane / 16 * 8 : 0) + lane % 8;
+        const unsigned column = chunk + (OURS == 2 ? step * 2 + lane / 8 % 2 : step * 4 + lane / 8);
+        unsigned b[4];
+        load_matrices(b, tile + swizzled<CHUNKS>(row, column));
+        multiply_add(products[0], query[OURS == 2 ? step : step * 2], b[0], b[1], T());
+        multiply_add(products[1], query[OURS == 2 ? step : step * 2 + 1], b[2], b[3], T());
+    }
+    Vector<float, 4> ours[2];
+    UNROLL
+    for (unsigned i = 0; i < 4; i++) {
+        ours[0].at[i] = OURS == 2 ? products[0][i] : products[0][i] + products[1][i];
+        ours[1].at[i] = products[1][i];
+    }
+    UNROLL
+    for (unsigned part = 0; part < OURS; part++) {
+        to[part][lane] = ours[part];
+    }
+}
+
+// This lane's scores of a tile's first `count` keys times `scale`, minus infinity of those behind, and of each of its rows the larger of them and
+// of what is given.
+template <unsigned SHARES, unsigned PARTS>
+__device__ void take_scores(float (&to)[PARTS][4], float (&larger)[2], const Vector<float, 4> (&scores)[SHARES][PARTS][32],
+                            float scale, unsigned count) {
+    const unsigned lane = threadIdx.x % 32;
+    UNROLL
+    for (unsigned part = 0; part < PARTS; part++) {
+        Vector<float, 4> score = scores[0][part][lane];
+        UNROLL
+        for (unsigned i = 0; i < 4; i++) {
+            UNROLL
+            for (unsigned other = 1; other < SHARES; other++) {
+                score.at[i] += scores[other][part][lane].at[i];
+            }
+            const bool there = part * 8 + lane % 4 * 2 + i % 2 < count;
+            to[part][i] = there ? score.at[i] * scale : -INFINITY;
+            larger[i / 2] = fmaxf(larger[i / 2], to[part][i]);
+        }
+    }
+}
+
+// What a warp has in the end: a quarter of the columns of 16 heads, of which a lane has two rows.
+template <typename T, unsigned COLUMNS>
+__device__ void leave(T *out, float *parts, const float (&sums)[COLUMNS][4], const float (&largest)[2], const float (&total)[2],
+                      const Task &task, const Paged &p) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    UNROLL
+    for (unsigned half = 0; half < 2; half++) {
+        const unsigned head = lane / 4 + half * 8;
+        if (head >= task.heads) {
+            continue;
+        }
+        float *to = parts + ((task.first + head) * p.parts + blockIdx.y) * (p.value_width + 2);
+        T *result = out + (task.first + head) * p.value_width;
+        UNROLL
+        for (unsigned i = 0; i < 2 * COLUMNS; i++) {
+            const unsigned at = (warp * COLUMNS + i / 2) * 8 + lane % 4 * 2 + i % 2;
+            const float sum = sums[i / 2][2 * half + i % 2];
+            if (at < p.value_width && p.parts > 1) {
+                to[at] = sum;
+            } else if (at < p.value_width) {
+                // A sequence without keys has zeros.
+                result[at] = rounded<T>(total[half] == 0.0f ? 0.0f : sum / total[half]);
+            }
+        }
+        if (p.parts > 1 && warp == 0 && lane % 4 == 0) {
+            to[p.value_width] = largest[half];
+            to[p.value_width + 1] = total[half];
+        }
+    }
+}
+
 // A task of at most 16 heads, the rows of a tile, on tensor cores. Each of four warps makes a part of a tile's scores; all of them take
 // the scores of all through shared memory, find the same weights, and have a quarter of the values' columns each, so that nothing is left
 // to join. Weights are rounded to the values' type, and added up as they are rounded.
@@ -202,7 +300,6 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
     constexpr unsigned KEYS = By::KEYS, SHARES = By::SHARES, STAGES = By::STAGES, CHUNKS = WIDTH / 8;
     // Parts of 16 columns that a warp multiplies with keys; parts of eight keys that it does so for; parts of eight columns of values.
     constexpr unsigned INNER = WIDTH / SHARES / 16, OURS = KEYS / 8 * SHARES / 4, COLUMNS = WIDTH / 32;
-    static_assert(OURS == 2 || (OURS == 1 && SHARES == 1 && INNER % 2 == 0), "two sums a warp");
     __shared__ Vector<T, 8> ring[STAGES * KEYS * CHUNKS];
     __shared__ Vector<float, 4> scores[SHARES][KEYS / 8][32];
     __shared__ Place places[2][KEYS];
@@ -224,7 +321,7 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
     // The entry of the table for this thread's key of a tile, which is on its way while others are computed with.
     auto look = [&](unsigned tile) {
         const unsigned key = tile * KEYS + thread;
-        return thread < KEYS && key < count ? table[((unsigned)task.from + key) / (unsigned)p.block_size] : HAVE_NONE;
+        return thread < KEYS && key < count ? table[((unsigned)task.from + key) / (unsigned)p.block_size] : NO_BLOCK;
     };
     unsigned coming = 0, found = look(0);
     bool sound = true;
@@ -237,8 +334,8 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
             const size_t row = ((unsigned)task.from + key) % (unsigned)p.block_size;
             const bool there = found < p.blocks;
             sound = sound && (there || key >= count);
-            places[tile % 2][thread].at[0] = there ? found * p.k_stride[0] + row * p.k_stride[2] : HAVE_NONE;
-            places[tile % 2][thread].at[1] = there ? found * p.v_stride[0] + row * p.v_stride[2] : HAVE_NONE;
+            places[tile % 2][thread].at[0] = there ? found * p.k_stride[0] + row * p.k_stride[2] : NOWHERE;
+            places[tile % 2][thread].at[1] = there ? found * p.v_stride[0] + row * p.v_stride[2] : NOWHERE;
         }
         wait_for_groups<STAGES - 2>();
         __syncthreads();
@@ -257,17 +354,7 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
 
     const unsigned of_columns = warp % SHARES, of_keys = warp / SHARES * OURS;
     unsigned query[INNER][4];
-    UNROLL
-    for (unsigned inner = 0; inner < INNER; inner++) {
-        UNROLL
-        for (unsigned i = 0; i < 4; i++) {
-            const unsigned head = lane / 4 + i % 2 * 8, column = (of_columns * INNER + inner) * 16 + i / 2 * 8 + lane % 4 * 2;
-            auto element = [&](unsigned at) {
-                return head < task.heads && at < p.width ? q[(task.first + head) * p.width + at] : rounded<T>(0.0f);
-            };
-            query[inner][i] = two(element(column), element(column + 1));
-        }
-    }
+    load_queries(query, q + task.first * p.width, of_columns * INNER * 16, task.heads, p.width);
     // Powers of two are cheaper than those of e.
     constexpr float LOG2_E = 1.44269504f;
     const float scale = p.scale * LOG2_E;
@@ -275,27 +362,7 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
     for (unsigned tile = 0; tile < tiles; tile++) {
         const Vector<T, 8> *of_tile = ring + (latent ? tile : 2 * tile) % STAGES * (KEYS * CHUNKS);
         advance();
-        // Two sums: of two parts of keys, or of every other part of columns.
-        float products[2][4] = {};
-        UNROLL
-        for (unsigned step = 0; step < INNER * OURS / 2; step++) {
-            const unsigned key = of_keys * 8 + (OURS == 2 ? lane / 16 * 8 : 0) + lane % 8;
-            const unsigned chunk = of_columns * INNER * 2 + (OURS == 2 ? step * 2 + lane / 8 % 2 : step * 4 + lane / 8);
-            unsigned b[4];
-            load_matrices(b, of_tile + swizzled<CHUNKS>(key, chunk));
-            multiply_add(products[0], query[OURS == 2 ? step : step * 2], b[0], b[1], T());
-            multiply_add(products[1], query[OURS == 2 ? step : step * 2 + 1], b[2], b[3], T());
-        }
-        Vector<float, 4> ours[2];
-        UNROLL
-        for (unsigned i = 0; i < 4; i++) {
-            ours[0].at[i] = OURS == 2 ? products[0][i] : products[0][i] + products[1][i];
-            ours[1].at[i] = products[1][i];
-        }
-        UNROLL
-        for (unsigned part = 0; part < OURS; part++) {
-            scores[of_columns][of_keys + part][lane] = ours[part];
-        }
+        multiply_keys<CHUNKS, OURS>(scores[of_columns] + of_keys, query, of_tile, of_columns * INNER * 2, of_keys * 8);
         if (latent) {
             __syncthreads();
         } else {
@@ -304,20 +371,7 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
         }
 
         float weight[KEYS / 8][4], larger[2] = {largest[0], largest[1]};
-        UNROLL
-        for (unsigned part = 0; part < KEYS / 8; part++) {
-            Vector<float, 4> score = scores[0][part][lane];
-            UNROLL
-            for (unsigned i = 0; i < 4; i++) {
-                UNROLL
-                for (unsigned other = 1; other < SHARES; other++) {
-                    score.at[i] += scores[other][part][lane].at[i];
-                }
-                const unsigned key = tile * KEYS + part * 8 + lane % 4 * 2 + i % 2;
-                weight[part][i] = key < count ? score.at[i] * scale : -INFINITY;
-                larger[i / 2] = fmaxf(larger[i / 2], weight[part][i]);
-            }
-        }
+        take_scores(weight, larger, scores, scale, count - tile * KEYS);
         UNROLL
         for (unsigned half = 0; half < 2; half++) {
             larger[half] = fmaxf(larger[half], __shfl_xor_sync(0xffffffffu, larger[half], 1));
@@ -358,31 +412,12 @@ __device__ void attend_tiles(const T *q, const T *k, const T *v, const unsigned 
     __syncthreads();
     UNROLL
     for (unsigned half = 0; half < 2; half++) {
-        const unsigned head = lane / 4 + half * 8;
-        float all = total[half] + __shfl_xor_sync(0xffffffffu, total[half], 1);
-        all += __shfl_xor_sync(0xffffffffu, all, 2);
-        all = unsound ? NAN : all;
-        if (head >= task.heads) {
-            continue;
-        }
-        float *to = parts + ((task.first + head) * p.parts + blockIdx.y) * (p.value_width + 2);
-        T *result = out + (task.first + head) * p.value_width;
-        UNROLL
-        for (unsigned i = 0; i < 2 * COLUMNS; i++) {
-            const unsigned at = (warp * COLUMNS + i / 2) * 8 + lane % 4 * 2 + i % 2;
-            const float sum = sums[i / 2][2 * half + i % 2];
-            if (at < p.value_width && p.parts > 1) {
-                to[at] = sum;
-            } else if (at < p.value_width) {
-                // A sequence without keys has zeros.
-                result[at] = rounded<T>(all == 0.0f ? 0.0f : sum / all);
-            }
-        }
-        if (p.parts > 1 && warp == 0 && lane % 4 == 0) {
-            to[p.value_width] = largest[half] / LOG2_E;
-            to[p.value_width + 1] = all;
-        }
+        total[half] += __shfl_xor_sync(0xffffffffu, total[half], 1);
+        total[half] += __shfl_xor_sync(0xffffffffu, total[half], 2);
+        total[half] = unsound ? NAN : total[half];
+        largest[half] /= LOG2_E;
     }
+    leave(out, parts, sums, largest, total, task, p);
 }
 #endif
 

@@ -133,6 +133,20 @@ fn rows_of_an_expert_keep_their_order() {
     }
 }
 
+/// More copies than a kernel for GPUs sorts in its shared memory.
+#[test]
+fn many_rows_keep_their_order_decomposed() {
+    const COPIES: u32 = 9000;
+    let chosen: Vec<u32> = (0..COPIES).map(|copy| copy % 3).collect();
+    let wanted: Vec<u32> = (0..COPIES).map(|copy| copy % 3 * (COPIES / 3) + copy / 3).collect();
+    for device in devices() {
+        let x = Tensor::zeros((COPIES as usize, 1), DType::F32, &device).expect("rows");
+        let ids = Tensor::from_slice(&chosen, (COPIES as usize, 1), &device).expect("experts");
+        let permuted = ops::decomposed(|| moe::permute(&x, &ids, 3)).expect("permuted");
+        assert_eq!(permuted.places.to_vec1::<u32>().expect("places"), wanted, "on {}", device.kind());
+    }
+}
+
 #[test]
 fn misfits_are_refused_with_words() {
     let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu).expect("zeros");

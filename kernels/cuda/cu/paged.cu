@@ -440,25 +440,43 @@ __device__ void attend_paged(const T *q, const T *k, const T *v, const unsigned 
     }
 }
 
-// The parts of each head's result put together. One block a sequence and head.
+// Threads of a block that puts parts together: by_row of src/plan.rs.
+constexpr unsigned JOINING = 256;
+
+// The parts of each head's result put together. One block a sequence and head; its threads share the parts out, and then the columns.
 template <typename T> __device__ void join_parts(const float *parts, T *out, size_t width, size_t count) {
-    parts += blockIdx.x * count * (width + 2);
+    // What each part counts for, of as many parts as there are threads.
+    __shared__ float shares[JOINING];
+    const size_t apart = width + 2;
+    parts += blockIdx.x * count * apart;
     out += blockIdx.x * width;
-    float all = -INFINITY, weights = 0.0f;
-    for (size_t part = 0; part < count; part++) {
-        all = fmaxf(all, parts[part * (width + 2) + width]);
+    float largest = -INFINITY, weight = 0.0f;
+    for (size_t part = threadIdx.x; part < count; part += JOINING) {
+        largest = fmaxf(largest, parts[part * apart + width]);
     }
-    for (size_t part = 0; part < count; part++) {
-        const float *marks = parts + part * (width + 2) + width;
-        weights += share(marks[0], all) * marks[1];
+    const float all = across_block<Max>(largest);
+    for (size_t part = threadIdx.x; part < count; part += JOINING) {
+        const float *marks = parts + part * apart + width;
+        weight += share(marks[0], all) * marks[1];
     }
-    for (size_t i = threadIdx.x; i < width; i += blockDim.x) {
+    const float weights = across_block<Sum>(weight);
+    for (size_t first = 0; first < width; first += JOINING) {
+        const size_t i = first + threadIdx.x;
         float joined = 0.0f;
-        for (size_t part = 0; part < count; part++) {
-            const float *of_part = parts + part * (width + 2);
-            joined += share(of_part[width], all) * of_part[i];
+        for (size_t base = 0; base < count; base += JOINING) {
+            const size_t mine = base + threadIdx.x, some = count - base < JOINING ? count - base : JOINING;
+            // Those before may still be read.
+            __syncthreads();
+            shares[threadIdx.x] = mine < count ? share(parts[mine * apart + width], all) : 0.0f;
+            __syncthreads();
+            UNROLL_BY_8
+            for (size_t part = 0; part < some; part++) {
+                joined += shares[part] * (i < width ? parts[(base + part) * apart + i] : 0.0f);
+            }
         }
-        out[i] = rounded<T>(weights == 0.0f ? 0.0f : joined / weights);
+        if (i < width) {
+            out[i] = rounded<T>(weights == 0.0f ? 0.0f : joined / weights);
+        }
     }
 }
 

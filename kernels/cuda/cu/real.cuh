@@ -8,8 +8,10 @@
 // Before a loop: unrolled whole, so that arrays which it indexes lie in registers.
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_BY_8 _Pragma("unroll 8")
 #else
 #define UNROLL
+#define UNROLL_BY_8
 #endif
 
 __device__ inline float widen(float value) { return value; }

@@ -199,6 +199,11 @@ fn a_long_sequence_is_split() {
     for_each_type!(check(Case { lengths: &[129], groups: 1, multiprocessors: 132, ..CASE }, false));
     for_each_type!(check(Case { lengths: &[300, 70], block_size: 128, multiprocessors: 6, ..CASE }, false));
     for_each_type!(check(Case { lengths: &[500, 0, 257], widths: (128, 96), multiprocessors: 40, ..CASE }, false));
+    // More parts than a block that puts them together has threads.
+    check::<f32>(
+        Case { heads: 1, groups: 1, lengths: &[64 * 259 + 1], widths: (8, 5), multiprocessors: 140, ..CASE },
+        false,
+    );
 }
 
 #[test]

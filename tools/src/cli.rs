@@ -233,7 +233,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["shape", "model", "train", "against", "timeline"])]
     pub moe_layer: Option<String>,
 
-    /// Measure attention of one query a sequence to this many keys in blocks of a pool instead, by the device's kernel and decomposed
+    /// Measure attention of one query a sequence to this many keys in blocks of a pool instead, as `--kernels` chooses (the blocks are
+    /// put together first where no kernel reads them) and decomposed
     #[arg(long, value_name = "KEYS", conflicts_with_all = ["shape", "model", "train", "moe_layer", "against", "timeline"])]
     pub paged_attention: Option<NonZeroUsize>,
 

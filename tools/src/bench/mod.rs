@@ -20,7 +20,7 @@ use candle_ascend::Device;
 use ours::Ours;
 use peers::{Absent, Contender};
 use plan::{Model, Plan};
-use report::{Missing, Rates, Ratio, Report, Sample};
+use report::{Missing, Rates, Ratio, Report, Sample, Spread};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -51,6 +51,24 @@ fn timed<R>(device: &Device, passes: usize, pass: impl Fn() -> Result<R>) -> Res
     }
     device.synchronize()?;
     Ok(start.elapsed().as_secs_f64() / passes as f64)
+}
+
+/// Seconds of two passes that are measured in turns, so that whatever else the machine does befalls both. Calls `after_round` as often as
+/// there are rounds, those to warm up included.
+fn in_turns<A, B>(
+    args: &BenchArgs,
+    opened: &Opened,
+    first: impl Fn() -> Result<A>,
+    second: impl Fn() -> Result<B>,
+    after_round: impl Fn(),
+) -> Result<[Spread; 2]> {
+    let (passes, mut seconds) = (passes(opened), [Vec::new(), Vec::new()]);
+    for _ in 0..args.warmup + args.repeat {
+        seconds[0].push(timed(&opened.device, passes, &first)?);
+        seconds[1].push(timed(&opened.device, passes, &second)?);
+        after_round();
+    }
+    Ok(seconds.map(|seconds| Spread::of(seconds.into_iter().skip(args.warmup))))
 }
 
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {

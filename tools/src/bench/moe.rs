@@ -3,7 +3,7 @@
 //! A dense part runs after each of our passes, over the same rows, so that whatever else the machine does befalls both.
 
 use super::report::Spread;
-use super::{SEED, memory, passes, timed};
+use super::{SEED, in_turns, memory, passes};
 use crate::cli::BenchArgs;
 use crate::{device, model, progress, report};
 use anyhow::{Context, Result, bail, ensure};
@@ -24,16 +24,10 @@ pub fn run(args: &BenchArgs, name: &str) -> Result<ExitCode> {
     memory::check_fits(&opened, shape.name, experts + dense)?;
     let Layer { experts: of_layer, dense: of_width, x } =
         Layer::load(shape, args.prompt_tokens, dtype, &opened.device)?;
-    let (passes, mut seconds) = (passes(&opened), (Vec::new(), Vec::new()));
     let bar = progress::steps("measuring", args.warmup + args.repeat, args.json);
-    for _ in 0..args.warmup + args.repeat {
-        seconds.0.push(timed(&opened.device, passes, || of_layer.forward(&x))?);
-        seconds.1.push(timed(&opened.device, passes, || of_width.forward(&x))?);
-        bar.inc(1);
-    }
+    let [of_experts, of_dense] =
+        in_turns(args, &opened, || of_layer.forward(&x), || of_width.forward(&x), || bar.inc(1))?;
     bar.finish_and_clear();
-    let spread = |seconds: &[f64]| Spread::of(seconds.iter().skip(args.warmup).copied());
-    let (of_experts, of_dense) = (spread(&seconds.0), spread(&seconds.1));
     let report = Report {
         layer: shape.name,
         device: opened.line.clone(),
@@ -41,7 +35,7 @@ pub fn run(args: &BenchArgs, name: &str) -> Result<ExitCode> {
         threads: super::threads(),
         tokens: args.prompt_tokens,
         repeat: args.repeat,
-        passes,
+        passes: passes(&opened),
         operations: 2 * shape.active_parameters() * args.prompt_tokens as u64,
         ratio: of_experts.median / of_dense.median,
         experts: Cost { seconds: of_experts, weight_bytes: experts },

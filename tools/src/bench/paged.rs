@@ -4,7 +4,7 @@
 //! The decomposition runs after each pass of the kernels, over the same pool, so that whatever else the machine does befalls both.
 
 use super::report::Spread;
-use super::{SEED, memory, passes, timed};
+use super::{SEED, in_turns, memory, passes};
 use crate::cli::BenchArgs;
 use crate::report::{self, Table};
 use crate::{device, model, progress};
@@ -38,24 +38,17 @@ pub fn run(args: &BenchArgs, keys: usize) -> Result<ExitCode> {
     ensure!(args.repeat > 0, "--repeat is wanted to be at least 1");
     let opened = device::open(&args.device)?;
     let dtype = model::dtype_named(&args.dtype, Some("bfloat16"), &opened.device, false)?;
-    let (sequences, passes) = (args.sequences.get(), passes(&opened));
-    let rounds = args.warmup + args.repeat;
-    let bar = progress::steps("measuring", FORMS.len() * BLOCK_SIZES.len() * rounds, args.json);
+    let sequences = args.sequences.get();
+    let rounds = FORMS.len() * BLOCK_SIZES.len() * (args.warmup + args.repeat);
+    let bar = progress::steps("measuring", rounds, args.json);
     let mut rows = Vec::new();
     for form in FORMS {
         // Once in the pool; the decomposition also puts each sequence's blocks together.
         memory::check_fits(&opened, form.name, form.bytes(sequences, keys, dtype))?;
         for block_size in BLOCK_SIZES {
             let step = Step::new(&form, [sequences, keys, block_size], dtype, &opened.device)?;
-            let mut seconds = (Vec::new(), Vec::new());
-            for _ in 0..rounds {
-                seconds.0.push(timed(&opened.device, passes, || step.run())?);
-                let plain = || ops::with_kernels(Kernels::Plain, || step.run());
-                seconds.1.push(timed(&opened.device, passes, plain)?);
-                bar.inc(1);
-            }
-            let spread = |seconds: &[f64]| Spread::of(seconds.iter().skip(args.warmup).copied());
-            let (kernels, plain) = (spread(&seconds.0), spread(&seconds.1));
+            let plain = || ops::with_kernels(Kernels::Plain, || step.run());
+            let [kernels, plain] = in_turns(args, &opened, || step.run(), plain, || bar.inc(1))?;
             let bytes = form.bytes(sequences, keys, dtype);
             let ratio = plain.median / kernels.median;
             rows.push(Row { form: form.name, block_size, bytes, kernels, plain, ratio });
@@ -69,7 +62,7 @@ pub fn run(args: &BenchArgs, keys: usize) -> Result<ExitCode> {
         sequences,
         keys,
         repeat: args.repeat,
-        passes,
+        passes: passes(&opened),
         rows,
     };
     if args.json {
